@@ -1,0 +1,5 @@
+"""`python -m servecap`."""
+
+from servecap.cli import main
+
+main()

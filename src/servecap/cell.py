@@ -1,0 +1,52 @@
+"""One place of the key performance matrix, and how its figures were come by."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Origin = Literal["measured", "predicted"]
+
+
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """The most users for whom the SLO holds.
+
+    It held for `users` and for every smaller level that was tried; it did not for
+    `users_high + 1` (None: no failing level was found, so there is no upper end).
+    `users` is 0 when not even one user is served within the SLO.
+    """
+
+    users: int
+    users_high: int | None
+    confidence: float | None = None  # of each level's verdict; None: imported without one
+    limited_by: str | None = None  # the limit that broke first, as the SLO writes it
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """model x GPU x tensor-parallel degree x scenario, at its capacity.
+
+    Figures hold for one instance of `tp` GPUs carrying `capacity.users` users. A figure that is
+    unknown, or that was seen to be impossible, is None and `notes` says why.
+    """
+
+    model: str
+    gpu: str
+    tp: int
+    scenario: str
+    origin: Origin
+    provenance: str  # run folder, file and line, or the engine model's name
+    capacity: Capacity | None = None  # None: no belief can be had (see invalid_reason)
+    gpu_memory_gb: float | None = None
+    interconnect: str | None = None
+    avg_context_tokens: float | None = None  # prompt + output
+    avg_output_tokens: float | None = None
+    error_rate: float | None = None
+    ttft_s: float | None = None  # mean at capacity
+    tpot_s: float | None = None  # mean at capacity
+    requests_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    total_tokens_per_s: float | None = None  # prompt + output
+    slo: str | None = None  # the SLO that the capacity was found under, if known
+    invalid_reason: str | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,76 @@
+"""What a run amounts to: from records to a summary."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from servecap.slo import Limit
+from servecap.stats import Distribution
+
+
+class Verdict(StrEnum):
+    """What can be said of a limit, or of a whole SLO, at the asked confidence."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNSURE = "unsure"
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the run that is measured: requests that *ended* in [start_s, end_s]."""
+
+    start_s: float
+    end_s: float
+    rule: str  # why these bounds, in words
+
+
+class LimitCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit held against an interval; seconds."""
+
+    limit: Limit
+    verdict: Verdict
+    value_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    attainment_share: float | None = None  # requests that kept the limit's value themselves
+    requests_needed: int | None = None  # more requests that would settle an UNSURE
+    reason: str = ""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Every figure of a run. Latencies: `client` and `server` by metric name, seconds.
+
+    `client` keys: ttft, ttft_sent, tpot, e2e, gap, lag, prompt_tokens, output_tokens.
+    `server` keys: ttft, tpot, e2e, queue, prefill (only what the server told).
+    Latency distributions are over successful requests; failures count in `error_rate`, in
+    percentile limits (as infinitely slow) and in `attainment_share`.
+    """
+
+    window: Window
+    users: int | None
+    rate_rps: float | None  # asked, for open-loop load
+    in_flight_mean: float
+    in_flight_max: int
+    benchmark_time_s: float  # first send to the last end that counts
+    requests: int  # ended in the window
+    requests_ok: int
+    requests_censored: int  # still running at the end: not in any figure above
+    errors: dict[str, int]  # kind -> count, in the window
+    error_rate: float
+    qps: float
+    output_tps: float
+    total_tps: float | None  # prompt + output tokens
+    goodput_rps: float  # requests/s that kept every per-request limit
+    client: dict[str, Distribution]
+    server: dict[str, Distribution]
+    token_sources: dict[str, int]
+    checks: tuple[LimitCheck, ...]
+    verdict: Verdict
+    invalid_reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        return not self.invalid_reasons

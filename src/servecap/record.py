@@ -1,0 +1,201 @@
+"""The only currency between the verbs: what was asked (`Request`) and what happened (`Record`).
+
+Seconds are floats since the run's start on one monotonic clock. Absent is `None`, never 0.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    FloatArray = array[float]
+    IntArray = array[int]
+else:
+    FloatArray = IntArray = array
+
+
+class Times(FloatArray):
+    """Seconds, 8 bytes each, that the garbage collector need not walk."""
+
+    def __new__(cls, values: Iterable[float] = ()) -> Self:
+        return super().__new__(cls, "d", values)
+
+
+class Counts(IntArray):
+    """Small whole numbers, 4 bytes each."""
+
+    def __new__(cls, values: Iterable[int] = ()) -> Self:
+        return super().__new__(cls, "I", values)
+
+
+class Outcome(StrEnum):
+    """How a request ended. A failure is data, not an exception."""
+
+    OK = "ok"
+    TIMEOUT = "timeout"  # a limit of ours passed: connect, first token, gap or total
+    REFUSED = "refused"  # no connection could be had
+    HTTP_ERROR = "http_error"  # an answer, but not one of success (also an error inside a stream)
+    BROKEN_STREAM = "broken_stream"  # the answer stopped short or was no valid stream
+    CANCELLED = "cancelled"  # given up by the user of the tool (Ctrl-C)
+    CENSORED = "censored"  # still running when the measurement ended
+
+
+class TokenSource(StrEnum):
+    """Where token counts come from, best first."""
+
+    SERVER = "server"  # the server's own usage figures
+    TOKENIZER = "tokenizer"  # a tokenizer file given by the user
+    ESTIMATE = "estimate"  # counted chunks, or characters: marked wherever it is printed
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to ask. `prompt_tokens` is an estimate until the server has counted."""
+
+    request_id: int
+    messages: tuple[Message, ...]
+    prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    exact_output: bool = False  # the answer shall have exactly max_output_tokens tokens
+    session: int | None = None
+    turn: int = 0
+    prefix_tokens: int | None = None  # leading tokens shared with another request
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A request that is due: *user* sends it at *planned_s*."""
+
+    request: Request
+    user: int
+    planned_s: float
+
+
+class ServerTimings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the server says of itself, in seconds. `origin` tells which fields it was read from."""
+
+    origin: str
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    inference_s: float | None = None  # prefill + decode
+    tpot_s: float | None = None
+    total_s: float | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Queue + prefill: the server's share of the first-token latency."""
+        if self.prefill_s is None:
+            return None
+        return self.prefill_s + (self.queue_s or 0.0)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened to one request.
+
+    `chunk_s[i]` is when the i-th chunk with output arrived and `chunk_tokens[i]` how many tokens
+    it carried (a chunk is not a token); both are empty when the answer was not streamed.
+    """
+
+    request_id: int
+    user: int
+    planned_s: float
+    sent_s: float
+    end_s: float
+    outcome: Outcome
+    first_token_s: float | None = None
+    chunk_s: Times = msgspec.field(default_factory=Times)
+    chunk_tokens: Counts = msgspec.field(default_factory=Counts)
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None  # prompt tokens that the server took from its prefix cache
+    asked_output_tokens: int | None = None
+    exact_output: bool = False
+    token_source: TokenSource = TokenSource.ESTIMATE
+    server: ServerTimings | None = None
+    status: int | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    session: int | None = None
+    turn: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome is Outcome.OK
+
+    @property
+    def lag_s(self) -> float:
+        """How late the client sent it."""
+        return self.sent_s - self.planned_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """First-token latency from the *planned* time, so that a late client cannot hide it."""
+        return None if self.first_token_s is None else self.first_token_s - self.planned_s
+
+    @property
+    def ttft_sent_s(self) -> float | None:
+        """First-token latency from the time of sending."""
+        return None if self.first_token_s is None else self.first_token_s - self.sent_s
+
+    @property
+    def e2e_s(self) -> float:
+        """Response time from the planned time to the end of the answer."""
+        return self.end_s - self.planned_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean time per token after the first chunk; None with fewer than two tokens or chunks.
+
+        (last - first) / (tokens - tokens in the first chunk): with one token per chunk this is
+        the usual (last - first) / (tokens - 1).
+        """
+        if self.first_token_s is None or self.output_tokens is None or len(self.chunk_s) < 2:
+            return None
+        later = self.output_tokens - max(1, self.chunk_tokens[0] if self.chunk_tokens else 1)
+        if later < 1:
+            return None
+        return (self.chunk_s[-1] - self.first_token_s) / later
+
+    def gaps_s(self) -> list[float]:
+        """Times between successive chunks of output."""
+        return [b - a for a, b in zip(self.chunk_s, self.chunk_s[1:], strict=False)]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Times):
+        return [round(x, 6) for x in value]  # microseconds: finer than the clocks they come from
+    if isinstance(value, Counts):
+        return value.tolist()
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def _from_json(kind: type, value: Any) -> Any:
+    if kind is Times or kind is Counts:
+        return kind(value)
+    raise TypeError(f"cannot decode {kind}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_to_json)
+_decoder = msgspec.json.Decoder(Record, dec_hook=_from_json)
+
+
+def encode(record: Record) -> bytes:
+    """The record as one line of JSON, without the newline."""
+    return _encoder.encode(record)
+
+
+def decode(line: bytes) -> Record:
+    """The record in one line of JSON.
+
+    Raises:
+        msgspec.DecodeError: the line is not a whole record.
+    """
+    return _decoder.decode(line)

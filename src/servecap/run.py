@@ -1,0 +1,64 @@
+"""A `Run`: one load test, measured or simulated; what comes after cannot tell which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from servecap.record import Record
+from servecap.scenario import Scenario, Target
+
+Source = Literal["measured", "simulated"]
+
+
+class Status(StrEnum):
+    """Whether the run came to its own end."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"  # Ctrl-C: what was measured until then is kept
+    PARTIAL = "partial"  # the process died: only its finished records are known
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the client itself kept up. None: not known (a simulated or imported run)."""
+
+    loop_delay_p99_s: float | None = None  # how late timers of the client fired
+    loop_delay_max_s: float | None = None
+    cpu_share: float | None = None  # of one core, mean over the run
+    rss_bytes: int | None = None
+    clock: str = "monotonic"
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a run but its records; written before the first request is sent."""
+
+    scenario: Scenario
+    target: Target
+    source: Source
+    servecap_version: str
+    started_utc: str  # ISO 8601; the only wall-clock time in a run
+    status: Status = Status.PARTIAL
+    stop_reason: str | None = None
+    load_end_s: float | None = None  # when sending stopped; later ends belong to the drain
+    health: Health = msgspec.field(default_factory=Health)
+    workload_note: str = ""
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A header and the records, in the order in which the requests ended."""
+
+    header: Header
+    records: list[Record]
+    path: str | None = None  # the folder it is stored in
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.header.scenario
+
+
+Probe = Callable[[Scenario], Run]
