@@ -1,4 +1,4 @@
-"""What a run amounts to: from records to a summary."""
+"""What a run amounts to: the types of its figures (`summarize` computes them)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,174 @@
+"""Whether a run's numbers can be believed: each reason against is told in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from servecap import steady
+from servecap.metrics import Summary
+from servecap.record import Record, TokenSource
+from servecap.run import Run
+from servecap.scenario import ClosedLoop
+
+LAG_P99_MAX_S = 0.020  # later than this and the client, not the server, shapes the arrivals
+LOOP_DELAY_P99_MAX_S = 0.050
+CPU_SHARE_MAX = 0.90
+CACHED_SHARE_MAX = 0.20
+OUTPUT_SHORT_SHARE = 0.90
+LITTLE_SHARE = 0.10
+
+
+def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """Reasons why the run is INVALID, and warnings that leave it valid.
+
+    Args:
+        summary: the run's figures.
+        inside: the records that the figures are over, in the order in which they ended.
+    """
+    if not inside:
+        return [_empty(summary)], []
+    reasons = [
+        *_client_limited(run, summary),
+        *_population(run, summary),
+        *_drifts(run, inside),
+        *_little(run, summary),
+        *_answers(run, inside),
+        *_timings(run, summary),
+    ]
+    return reasons, _warnings(run, summary, inside)
+
+
+def _empty(summary: Summary) -> str:
+    censored = summary.requests_censored
+    running = f" ({censored} were still running)" if censored else ""
+    return (
+        f"no request ended in the measured window{running}: run longer "
+        f"(--duration, now {summary.window.end_s:.0f} s), or with fewer users"
+    )
+
+
+def _client_limited(run: Run, summary: Summary) -> list[str]:
+    if run.header.source == "simulated":
+        return []
+    found: list[str] = []
+    lag = summary.client.get("lag")
+    if lag is not None and lag.p99 > LAG_P99_MAX_S:
+        found.append(f"requests were sent {lag.p99 * 1e3:.0f} ms late (p99, bound 20 ms)")
+    health = run.header.health
+    if health.loop_delay_p99_s is not None and health.loop_delay_p99_s > LOOP_DELAY_P99_MAX_S:
+        found.append(f"the event loop ran {health.loop_delay_p99_s * 1e3:.0f} ms late (p99)")
+    if health.cpu_share is not None and health.cpu_share > CPU_SHARE_MAX:
+        found.append(f"the client used {health.cpu_share:.0%} of a core")
+    if not found:
+        return []
+    return [
+        f"client_limited: {'; '.join(found)}. "
+        "Give the client more CPU, or a machine of its own, or fewer users"
+    ]
+
+
+def _population(run: Run, summary: Summary) -> list[str]:
+    load = run.scenario.load
+    if not isinstance(load, ClosedLoop) or load.queue is not None:
+        return []
+    seen = len({r.user for r in run.records})
+    if seen < load.users:
+        return [
+            f"only {seen} of {load.users} users had started when the load ended "
+            f"at {summary.window.end_s:.0f} s: run longer, or set a shorter --ramp"
+        ]
+    return []
+
+
+def _drifts(run: Run, inside: Sequence[Record]) -> list[str]:
+    load = run.scenario.load
+    if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
+        return []  # a burst and a drain are never stationary: that is what was asked for
+    change = steady.drift([r.e2e_s for r in inside if r.ok])
+    if change is None:
+        return []
+    way = "rose" if change > 0 else "fell"
+    return [
+        f"not stationary: the response time {way} by {abs(change):.0%} "
+        "from the first half of the window to the second: run longer, or with less load"
+    ]
+
+
+def _little(run: Run, summary: Summary) -> list[str]:
+    """Little's law: users = requests/s x (response + think), failures included."""
+    load = run.scenario.load
+    if not isinstance(load, ClosedLoop) or load.queue is not None or load.each is not None:
+        return []
+    e2e = summary.client.get("e2e")
+    if e2e is None or summary.error_rate > 0.01:
+        return []  # failed requests hold a user for times of their own
+    implied = summary.qps * (e2e.mean + sum(load.think_s) / 2)
+    allowed = max(LITTLE_SHARE, 4 / math.sqrt(summary.requests))
+    if abs(implied - load.users) <= allowed * load.users:
+        return []
+    return [
+        f"Little's law does not hold: {summary.qps:.3g} requests/s x "
+        f"({e2e.mean:.3g} s response + think) is {implied:.1f} users, not {load.users}: "
+        "the load was not steady; run longer"
+    ]
+
+
+def _answers(run: Run, inside: Sequence[Record]) -> list[str]:
+    found: list[str] = []
+    good = [r for r in inside if r.ok]
+    prompt = sum(r.prompt_tokens or 0 for r in good)
+    cached = sum(r.cached_tokens or 0 for r in good)
+    if run.scenario.workload.unique and prompt and cached / prompt > CACHED_SHARE_MAX:
+        found.append(
+            f"the server took {cached / prompt:.0%} of the prompt tokens from its prefix cache, "
+            "though all prompts differ: restart it, switch its cache off, or measure caching "
+            "on purpose with --repeat-prompts"
+        )
+    exact = [r for r in good if r.exact_output and r.output_tokens is not None]
+    asked = sum(r.asked_output_tokens or 0 for r in exact)
+    got = sum(r.output_tokens or 0 for r in exact)
+    if asked and got / asked < OUTPUT_SHORT_SHARE:
+        found.append(
+            f"answers were shorter than asked: {got / len(exact):.0f} tokens of "
+            f"{asked / len(exact):.0f} on average: this server does not honour exact lengths; "
+            "use --output natural to test with its own"
+        )
+    return found
+
+
+def _timings(run: Run, summary: Summary) -> list[str]:
+    if run.scenario.timings == "server" and not summary.server:
+        return [
+            "--timings server was asked for, but the server told none: use --timings client, "
+            "or --no-stream with TGI"
+        ]
+    return []
+
+
+def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]:
+    found: list[str] = []
+    good = [r for r in inside if r.ok]
+    estimated = sum(r.token_source is TokenSource.ESTIMATE for r in good)
+    if estimated:
+        found.append(
+            f"token counts of {estimated} of {len(good)} requests are estimates: TPOT and tokens/s "
+            "are too; give --tokenizer FILE"
+        )
+    load = run.scenario.load
+    if isinstance(load, ClosedLoop) and load.queue is not None:
+        found.append(_tail(run, summary))
+    if run.header.status != "complete":
+        found.append(f"the run is {run.header.status}: it ended before it had enough requests")
+    return found
+
+
+def _tail(run: Run, summary: Summary) -> str:
+    """What the drain of a fixed queue costs: requests/s while all users were busy, and over all."""
+    sent_last_s = max((r.sent_s for r in run.records), default=0.0)
+    before = sum(r.ok and r.end_s <= sent_last_s for r in run.records)
+    share = 1 - sent_last_s / summary.window.end_s if summary.window.end_s else 0.0
+    text = f"classic queue: the last {share:.0%} of the time was drain (nobody sent)"
+    if sent_last_s > 0 and before:
+        text += f"; until then {before / sent_last_s:.3g} requests/s, over all {summary.qps:.3g}"
+    return text

@@ -1,0 +1,27 @@
+"""Who sends what, when: closed-loop users and open-loop arrivals, without clocks or sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from servecap.load.arrivals import OpenArrivals
+from servecap.load.feed import Feed
+from servecap.load.users import Users
+from servecap.record import Request
+from servecap.scenario import ClosedLoop, OpenLoop, Scenario
+
+__all__ = ["Feed", "OpenArrivals", "Users", "feed_for"]
+
+
+def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_s: float) -> Feed:
+    """The feed that sends *requests* as the scenario's load says.
+
+    Args:
+        response_guess_s: response time of an idle server in seconds; with the mean think time it
+            is the cycle over which users ramp in, unless the scenario sets its own ramp.
+    """
+    match scenario.load:
+        case ClosedLoop() as load:
+            return Users(load, requests, seed=scenario.seed, response_guess_s=response_guess_s)
+        case OpenLoop() as load:
+            return OpenArrivals(load, requests, seed=scenario.seed)

@@ -1,0 +1,141 @@
+"""Which part of a run is measured, and when there is enough of it.
+
+A request counts when it *ended* inside the window. In a stationary closed loop departures are an
+unbiased sample of all requests; choosing by start would leave out the long ones still running.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from servecap import stats
+from servecap.metrics import Window
+from servecap.record import Outcome, Record
+from servecap.scenario import ClosedLoop, Scenario
+
+CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
+DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
+DRIFT_CONFIDENCE = 0.999
+_NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
+
+
+def counted(records: Sequence[Record], window: Window) -> list[Record]:
+    """The records that ended by themselves inside the window."""
+    return [
+        r
+        for r in records
+        if r.outcome not in _NOT_COUNTED and window.start_s <= r.end_s <= window.end_s
+    ]
+
+
+def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Window:
+    """The measured window of a run whose load ended at *end_s* (seconds since its start).
+
+    Classic runs (a fixed queue, or a fixed number of requests each) are measured whole. Otherwise
+    the window starts one cycle after the last user's first request, and later still where MSER-5
+    finds that the response times had not yet settled; it ends with the load, before the drain.
+    """
+    load = scenario.load
+    if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
+        last_s = max((r.end_s for r in records if r.outcome not in _NOT_COUNTED), default=end_s)
+        name = "queue" if load.queue is not None else "each"
+        return Window(start_s=0.0, end_s=last_s, rule=f"classic: first send to last end ({name})")
+    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
+    if not ended:
+        return Window(start_s=0.0, end_s=end_s, rule="no request ended")
+    ramped_s = _ramped_s(records, scenario, ended)
+    after = [r for r in ended if r.end_s >= ramped_s]
+    skip = stats.mser5([r.e2e_s for r in after if r.ok])
+    settled = [r for r in after if r.ok]
+    start_s = ramped_s if skip == 0 else max(ramped_s, settled[skip - 1].end_s)
+    rule = "ramp-in and one cycle left out"
+    if skip:
+        rule += f", {skip} more requests of warm-up (MSER-5)"
+    return Window(start_s=min(start_s, end_s), end_s=end_s, rule=rule + ", drain cut off")
+
+
+def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Record]) -> float:
+    """One mean cycle after the last first request (open loop: one response after the start)."""
+    response_s = float(np.mean([r.e2e_s for r in ended[: max(1, len(ended) // 2)]]))
+    if not isinstance(scenario.load, ClosedLoop):
+        return response_s
+    first: dict[int, float] = {}
+    for r in records:
+        first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
+    return max(first.values()) + response_s + sum(scenario.load.think_s) / 2
+
+
+def drift(values: Sequence[float]) -> float | None:
+    """Relative change from the first to the second half if it is large and significant.
+
+    Significance is judged on 20 batch means a half apart (Welch's t), because neighbours in time
+    are correlated. None where the series is stationary as far as can be told.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    size = len(data) // 20
+    if size < 2:
+        return None
+    means = data[len(data) - 20 * size :].reshape(20, size).mean(axis=1)
+    first, second = means[:10], means[10:]
+    gap = float(second.mean() - first.mean())
+    error = math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 10)
+    level = float(means.mean())
+    if level <= 0 or abs(gap) / level < DRIFT_SHARE:
+        return None
+    bar = stats.t_quantile((1 + DRIFT_CONFIDENCE) / 2, 9)  # 9: no equal variances assumed
+    return gap / level if error == 0 or abs(gap) / error > bar else None
+
+
+class Enough:
+    """Tells a driver when a run may stop; it sees the time and the ended requests only."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._records: list[Record] = []
+        self._look_again = scenario.stop.requests
+        load = scenario.load
+        self._by_count = isinstance(load, ClosedLoop) and (
+            load.queue is not None or load.each is not None
+        )
+
+    def note(self, record: Record) -> None:
+        """One more request has ended."""
+        self._records.append(record)
+
+    def reason(self, now_s: float) -> str | None:
+        """Why the run may stop now; None: it must go on."""
+        stop = self._scenario.stop
+        if self._by_count:
+            return None  # the feed runs dry by itself
+        if stop.duration_s is not None:
+            return f"{stop.duration_s:g} s passed" if now_s >= stop.duration_s else None
+        if now_s >= stop.max_duration_s:
+            return f"the longest time allowed ({stop.max_duration_s:g} s) passed"
+        if len(self._records) < self._look_again:
+            return None
+        # Looking costs time in proportion to the records, so look when there are 10% more.
+        self._look_again = len(self._records) + max(10, len(self._records) // 10)
+        return self._enough(now_s)
+
+    def _enough(self, now_s: float) -> str | None:
+        window = window_of(self._records, self._scenario, now_s)
+        inside = counted(self._records, window)
+        wanted = self._scenario.stop.requests
+        if len(inside) < wanted:
+            return None
+        response_s = [r.e2e_s for r in inside if r.ok]
+        if not response_s:
+            return f"{len(inside)} requests ended, none of them well"
+        cycle_s = float(np.mean(response_s)) + self._think_s()
+        if window.end_s - window.start_s < CYCLES * cycle_s:
+            return None
+        if drift(response_s) is not None:
+            return None
+        return f"{len(inside)} requests ended in a stationary window"
+
+    def _think_s(self) -> float:
+        load = self._scenario.load
+        return sum(load.think_s) / 2 if isinstance(load, ClosedLoop) else 0.0

@@ -1,0 +1,122 @@
+"""A run on disk: `run.json` (the header) and `records.jsonl`, one line per ended request.
+
+Records are written as they end, so that a run which is killed leaves all finished ones readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from servecap import record
+from servecap.errors import ServecapError, UsageError
+from servecap.record import Record
+from servecap.run import Header, Run
+
+HEADER = "run.json"
+RECORDS = "records.jsonl"
+
+
+class RunWriter:
+    """Writes one run; every record reaches the operating system before `add` returns."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        """
+        Raises:
+            UsageError: the folder cannot be made or written, or holds a run already.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(
+                folder / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644
+            )
+            write_json(folder / HEADER, header)
+        except FileExistsError:
+            raise UsageError(
+                f"output folder {str(folder)!r} holds a run already: name another with --out"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"output folder {str(folder)!r} cannot be written ({error.strerror}): "
+                "name another with --out"
+            ) from None
+        self._written = 0
+
+    def add(self, item: Record) -> None:
+        """Append one record.
+
+        Raises:
+            ServecapError: the disk is full or gone; what was written before is kept.
+        """
+        line = record.encode(item) + b"\n"
+        try:
+            sent = os.write(self._fd, line)
+            while sent < len(line):
+                sent += os.write(self._fd, line[sent:])
+        except OSError as error:
+            raise ServecapError(
+                f"cannot write to {str(self.folder / RECORDS)!r} ({error.strerror}): "
+                f"the run was stopped, {self._written} finished records are kept"
+            ) from None
+        self._written += 1
+
+    def close(self, header: Header) -> None:
+        """Replace the header by its final form; calling it twice does no harm."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        write_json(self.folder / HEADER, header)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write *value* as indented JSON so that *path* holds either the old or the new whole.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def read_run(folder: Path) -> Run:
+    """The run stored in *folder*; of a killed run, all whole records.
+
+    Raises:
+        UsageError: this is no run folder, or a file in it is damaged (beyond a cut-off last line).
+    """
+    try:
+        header = msgspec.json.decode((folder / HEADER).read_bytes(), type=Header)
+        lines = (folder / RECORDS).read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{str(folder)!r} is no run folder: it has no {Path(error.filename).name}"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{str(folder)!r} cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{str(folder / HEADER)!r} is damaged: {error}") from None
+    lines.pop()  # empty, or the line that a killed run was writing
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(record.decode(line))
+        except msgspec.DecodeError as error:
+            raise UsageError(
+                f"{str(folder / RECORDS)!r} line {number} is damaged: {error}"
+            ) from None
+    return Run(header=header, records=records, path=str(folder))

@@ -1,0 +1,174 @@
+"""From a run to its summary: every figure, the verdict, and whether any of it can be believed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from servecap import audit, stats, steady, verdict
+from servecap.metrics import LimitCheck, Summary, Verdict, Window
+from servecap.record import Outcome, Record
+from servecap.run import Run
+from servecap.scenario import ClosedLoop, OpenLoop
+from servecap.slo import Slo
+
+_UNBORN = (Outcome.CENSORED, Outcome.CANCELLED)
+
+
+def summarize(run: Run) -> Summary:
+    """Every figure of the run; see `metrics.Summary` for their meaning."""
+    records = sorted(run.records, key=lambda r: r.end_s)
+    end_s = run.header.load_end_s
+    if end_s is None:
+        end_s = records[-1].end_s if records else 0.0
+    scenario = run.scenario
+    window = steady.window_of(records, scenario, end_s)
+    inside = steady.counted(records, window)
+    good = [r for r in inside if r.ok]
+    span_s = window.end_s - window.start_s
+    by_server = scenario.timings == "server"
+    checks = tuple(verdict.check(x, inside, server=by_server) for x in scenario.slo.limits)
+    in_flight_mean, in_flight_max = in_flight(records, window)
+    failed = len(inside) - len(good)
+    prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)
+    partial = Summary(
+        window=window,
+        users=scenario.users,
+        rate_rps=scenario.load.rate_rps if isinstance(scenario.load, OpenLoop) else None,
+        in_flight_mean=in_flight_mean,
+        in_flight_max=in_flight_max,
+        benchmark_time_s=_benchmark_time_s(records, window),
+        requests=len(inside),
+        requests_ok=len(good),
+        requests_censored=sum(r.outcome in _UNBORN for r in records),
+        errors=dict(Counter(error_kind(r) for r in inside if not r.ok)),
+        error_rate=failed / len(inside) if inside else 0.0,
+        qps=_per_s(len(good), span_s),
+        output_tps=_per_s(output or 0, span_s),
+        total_tps=None if prompt is None or output is None else _per_s(prompt + output, span_s),
+        goodput_rps=_per_s(sum(_kept(r, scenario.slo, by_server) for r in good), span_s),
+        client=_client(good),
+        server=_server(good),
+        token_sources=dict(Counter(str(r.token_source) for r in good)),
+        checks=checks,
+        verdict=_verdict(checks, scenario.slo, len(inside), failed),
+    )
+    reasons, warnings = audit.audit(run, partial, inside)
+    return _with_audit(partial, reasons, warnings)
+
+
+def _with_audit(summary: Summary, reasons: list[str], warnings: list[str]) -> Summary:
+    fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
+    fields |= {"invalid_reasons": tuple(reasons), "warnings": tuple(warnings)}
+    return Summary(**fields)
+
+
+def _verdict(checks: tuple[LimitCheck, ...], slo: Slo, requests: int, failed: int) -> Verdict:
+    errors, _, _ = verdict.check_errors(slo, requests, failed)
+    return verdict.overall([*(c.verdict for c in checks), errors])
+
+
+def error_kind(record: Record) -> str:
+    """A short name of what went wrong: the outcome, with the HTTP status where there is one."""
+    if record.outcome is Outcome.HTTP_ERROR and record.status is not None:
+        return f"http_{record.status}" if record.status >= 400 else "error_in_stream"
+    return str(record.outcome)
+
+
+def in_flight(records: Iterable[Record], window: Window) -> tuple[float, int]:
+    """Mean and largest number of requests in flight inside the window."""
+    span_s = window.end_s - window.start_s
+    busy_s = 0.0
+    edges: list[tuple[float, int]] = []
+    for r in records:
+        start_s, end_s = max(r.sent_s, window.start_s), min(r.end_s, window.end_s)
+        if end_s > start_s:
+            busy_s += end_s - start_s
+            edges += [(start_s, 1), (end_s, -1)]
+    level = most = 0
+    for _, change in sorted(edges):
+        level += change
+        most = max(most, level)
+    return (busy_s / span_s if span_s > 0 else 0.0), most
+
+
+def _benchmark_time_s(records: Sequence[Record], window: Window) -> float:
+    sent = [r.sent_s for r in records]
+    return window.end_s - min(sent) if sent else 0.0
+
+
+def _tokens(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    if not known or any(c is None for c in known):
+        return None
+    return sum(c for c in known if c is not None)
+
+
+def _per_s(count: float, span_s: float) -> float:
+    return count / span_s if span_s > 0 else 0.0
+
+
+def _kept(record: Record, slo: Slo, by_server: bool) -> bool:
+    for limit in slo.limits:
+        value = verdict.value_of(limit.metric, server=by_server)(record)
+        if value is not None and value > limit.at_most_s:
+            return False
+    return True
+
+
+def _described(columns: dict[str, list[float]]) -> dict[str, stats.Distribution]:
+    found = {name: stats.describe(values) for name, values in columns.items()}
+    return {name: d for name, d in found.items() if d is not None}
+
+
+def _client(good: Sequence[Record]) -> dict[str, stats.Distribution]:
+    return _described(
+        {
+            "ttft": [v for r in good if (v := r.ttft_s) is not None],
+            "ttft_sent": [v for r in good if (v := r.ttft_sent_s) is not None],
+            "tpot": [v for r in good if (v := r.tpot_s) is not None],
+            "e2e": [r.e2e_s for r in good],
+            "gap": _gaps(good),
+            "lag": [r.lag_s for r in good],
+            "prompt_tokens": [float(v) for r in good if (v := r.prompt_tokens) is not None],
+            "output_tokens": [float(v) for r in good if (v := r.output_tokens) is not None],
+        }
+    )
+
+
+def _gaps(good: Sequence[Record]) -> list[float]:
+    parts = [np.diff(np.frombuffer(r.chunk_s)) for r in good if len(r.chunk_s) > 1]
+    joined: list[float] = np.concatenate(parts).tolist() if parts else []
+    return joined
+
+
+def _server(good: Sequence[Record]) -> dict[str, stats.Distribution]:
+    told = [r.server for r in good if r.server is not None]
+    return _described(
+        {
+            "ttft": [v for s in told if (v := s.ttft_s) is not None],
+            "tpot": [v for s in told if (v := s.tpot_s) is not None],
+            "e2e": [v for s in told if (v := s.inference_s) is not None],
+            "queue": [v for s in told if (v := s.queue_s) is not None],
+            "prefill": [v for s in told if (v := s.prefill_s) is not None],
+        }
+    )
+
+
+def think_s(run: Run) -> float:
+    """Mean think time of the closed loop in seconds; 0 for open-loop load."""
+    load = run.scenario.load
+    return sum(load.think_s) / 2 if isinstance(load, ClosedLoop) else 0.0
+
+
+def littles_users(summary: Summary, think: float) -> float:
+    """Users that Little's law implies: requests/s x (mean response + mean think).
+
+    Source:
+        Little, A proof for the queuing formula L = lambda W, Oper. Res. 9 (1961).
+    """
+    e2e = summary.client.get("e2e")
+    return math.nan if e2e is None else summary.qps * (e2e.mean + think)

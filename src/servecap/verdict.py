@@ -1,0 +1,171 @@
+"""Limits held against intervals: PASS, FAIL, or UNSURE with what certainty would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from servecap import stats
+from servecap.metrics import LimitCheck, Verdict
+from servecap.record import Record
+from servecap.slo import Limit, Slo
+
+CONFIDENCE = 0.95
+_MOST_NEEDED = 100_000  # a larger wish is no advice
+
+Value = Callable[[Record], float | None]
+
+
+def value_of(metric: str, *, server: bool) -> Value:
+    """How to read a metric off a record, by the client's clock or the server's own timings."""
+    if server:
+        return _SERVER[metric]
+    return _CLIENT[metric]
+
+
+def _server_ttft(r: Record) -> float | None:
+    return r.server.ttft_s if r.server else None
+
+
+def _longest_gap(r: Record) -> float | None:
+    """A limit on gaps is about the worst pause a reader of that answer sat through."""
+    gaps = r.gaps_s()
+    return max(gaps) if gaps else None
+
+
+_CLIENT: dict[str, Value] = {
+    "ttft": lambda r: r.ttft_s,
+    "tpot": lambda r: r.tpot_s,
+    "e2e": lambda r: r.e2e_s,
+    "gap": _longest_gap,
+    "queue": lambda r: r.server.queue_s if r.server else None,
+}
+_SERVER: dict[str, Value] = {
+    "ttft": _server_ttft,
+    "tpot": lambda r: r.server.tpot_s if r.server else None,
+    "e2e": lambda r: (r.server.total_s or r.server.inference_s) if r.server else None,
+    "gap": lambda _: None,
+    "queue": lambda r: r.server.queue_s if r.server else None,
+}
+
+
+def check(limit: Limit, records: Sequence[Record], *, server: bool = False) -> LimitCheck:
+    """The limit held against the records (in the order in which they ended).
+
+    Means are over successful requests and get a batch-means interval; percentiles count a
+    failure as infinitely slow and get the exact binomial interval.
+    """
+    value = value_of(limit.metric, server=server)
+    good = [v for r in records if r.ok and (v := value(r)) is not None]
+    failed = sum(not r.ok for r in records)
+    if not good:
+        why = "no successful request has this figure"
+        if limit.metric in ("ttft", "tpot", "gap") and any(r.ok for r in records):
+            why += " (a stream, or the server's own timings, is needed)"
+        return LimitCheck(limit=limit, verdict=Verdict.UNSURE, reason=why)
+    attained = sum(v <= limit.at_most_s for v in good)
+    share = attained / (len(good) + failed)
+    if limit.quantile is None:
+        return _check_mean(limit, good, share)
+    return _check_quantile(limit, good + [math.inf] * failed, share)
+
+
+def _check_mean(limit: Limit, values: list[float], share: float) -> LimitCheck:
+    interval = stats.batch_means(values, confidence=CONFIDENCE)
+    if interval is None:
+        return LimitCheck(
+            limit=limit,
+            verdict=Verdict.UNSURE,
+            value_s=float(np.mean(values)),
+            attainment_share=share,
+            requests_needed=max(0, 32 - len(values)),
+            reason="too few requests for an interval",
+        )
+    verdict = _against(limit.at_most_s, interval.low, interval.high)
+    needed = None
+    if verdict is Verdict.UNSURE:
+        # The half width shrinks with the root of the count.
+        half, gap = interval.high - interval.value, abs(limit.at_most_s - interval.value)
+        wanted = len(values) * (half / gap) ** 2 if gap > 0 else math.inf
+        needed = _more(wanted, len(values))
+    return LimitCheck(
+        limit=limit,
+        verdict=verdict,
+        value_s=interval.value,
+        low_s=interval.low,
+        high_s=interval.high,
+        attainment_share=share,
+        requests_needed=needed,
+    )
+
+
+def _check_quantile(limit: Limit, values: list[float], share: float) -> LimitCheck:
+    quantile = limit.quantile or 1.0
+    interval = stats.quantile_interval(values, quantile, confidence=CONFIDENCE)
+    if interval is None:
+        raise ValueError("no values")  # check() never passes an empty list
+    over = sum(v > limit.at_most_s for v in values)
+    if quantile >= 1.0:
+        verdict = Verdict.FAIL if over else Verdict.PASS
+        return LimitCheck(
+            limit=limit,
+            verdict=verdict,
+            value_s=interval.value,
+            attainment_share=share,
+            reason="the largest value seen; nothing is claimed of later requests",
+        )
+    verdict = _against(limit.at_most_s, interval.low, interval.high)
+    needed = None
+    if verdict is Verdict.UNSURE and over / len(values) < 1 - quantile:
+        wanted = stats.requests_needed(over, quantile=quantile, confidence=(1 + CONFIDENCE) / 2)
+        needed = _more(wanted, len(values))
+    return LimitCheck(
+        limit=limit,
+        verdict=verdict,
+        value_s=interval.value,
+        low_s=max(0.0, interval.low),
+        high_s=interval.high,
+        attainment_share=share,
+        requests_needed=needed,
+    )
+
+
+def _against(at_most: float, low: float, high: float) -> Verdict:
+    if high <= at_most:
+        return Verdict.PASS
+    return Verdict.FAIL if low > at_most else Verdict.UNSURE
+
+
+def _more(wanted: float, have: int) -> int | None:
+    more = wanted - have
+    return max(1, math.ceil(more)) if more < _MOST_NEEDED else None
+
+
+def check_errors(slo: Slo, requests: int, failed: int) -> tuple[Verdict, int | None, str]:
+    """Whether the error limit holds: verdict, requests still needed, and the reason in words."""
+    allowed = slo.error_share_max
+    if requests == 0:
+        return Verdict.UNSURE, None, "no request ended in the window"
+    said = f"{failed} of {requests} requests failed, {allowed:.1%} allowed"
+    if allowed == 0:
+        return (Verdict.FAIL if failed else Verdict.PASS), None, said
+    if allowed == 1:
+        return Verdict.PASS, None, said
+    if stats.binomial_cdf(failed, requests, allowed) <= 1 - CONFIDENCE:
+        return Verdict.PASS, None, said
+    if 1 - stats.binomial_cdf(failed - 1, requests, allowed) <= 1 - CONFIDENCE:
+        return Verdict.FAIL, None, said
+    needed = None
+    if failed / requests < allowed:
+        wanted = stats.requests_needed(failed, quantile=1 - allowed, confidence=CONFIDENCE)
+        needed = _more(wanted, requests)
+    return Verdict.UNSURE, needed, said
+
+
+def overall(verdicts: Sequence[Verdict]) -> Verdict:
+    """FAIL if any limit fails, PASS if all hold, else UNSURE."""
+    if Verdict.FAIL in verdicts:
+        return Verdict.FAIL
+    return Verdict.UNSURE if Verdict.UNSURE in verdicts else Verdict.PASS

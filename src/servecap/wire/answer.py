@@ -1,0 +1,97 @@
+"""What one response has told so far, in the same words for every API dialect."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from servecap.record import Counts, ServerTimings, Times
+
+_T = TypeVar("_T")
+_MOST_ERROR_CHARS = 300
+
+
+class Answer:
+    """Filled in by a dialect while it reads a response; the client makes a `Record` of it.
+
+    `chunk_s` holds the arrival time of each chunk with output. `chunk_tokens` holds how many
+    tokens each carried where the server tells (else it stays empty: a chunk is not a token).
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "chunk_s",
+        "chunk_tokens",
+        "done",
+        "error",
+        "error_status",
+        "finish_reason",
+        "output_tokens",
+        "prompt_tokens",
+        "text",
+        "timings",
+    )
+
+    def __init__(self) -> None:
+        self.chunk_s = Times()
+        self.chunk_tokens = Counts()
+        self.prompt_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.finish_reason: str | None = None
+        self.timings: ServerTimings | None = None
+        self.done = False  # the dialect's own end mark was seen
+        self.error: str | None = None
+        self.error_status: int | None = None
+        self.text: list[str] = []  # kept only to count tokens where the server does not
+
+
+class BadAnswer(Exception):  # noqa: N818 - it is about the answer, not about us
+    """The response is no valid answer of its dialect; the message says what is wrong."""
+
+
+def parse(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    """The JSON in *data*.
+
+    Raises:
+        BadAnswer: it is malformed, or of another shape.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        shown = clean(data[:80].decode("utf-8", "replace"))
+        raise BadAnswer(f"malformed JSON from the server ({error}): {shown}") from None
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def clean(text: str) -> str:
+    """Text of a server made safe to print: one line, bounded, no control characters.
+
+    >>> clean("bad\\x1b[31m key\\n")
+    'bad [31m key'
+    """
+    return _CONTROL.sub(" ", text).strip()[:_MOST_ERROR_CHARS]
+
+
+def error_text(body: bytes) -> str:
+    """The message inside an error body of any dialect, or the body itself, made printable."""
+    try:
+        found: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return clean(body.decode("utf-8", "replace"))
+    return clean(message_of(found))
+
+
+def message_of(found: Any) -> str:
+    """The human part of a decoded error: OpenAI, vLLM, SGLang, TGI and FastAPI shapes."""
+    if isinstance(found, dict):
+        for key in ("error", "message", "detail", "msg"):
+            if found.get(key):
+                return message_of(found[key])
+    if isinstance(found, list) and found:
+        return message_of(found[0])
+    return found if isinstance(found, str) else msgspec.json.encode(found).decode()

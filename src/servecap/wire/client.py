@@ -1,0 +1,213 @@
+"""Sends requests and hands back records: the driver between sockets and the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from servecap.record import Arrival, Outcome, Record
+from servecap.scenario import Timeouts
+from servecap.wire.clock import Clock
+from servecap.wire.connection import Address, Connection
+from servecap.wire.endpoint import Endpoint
+from servecap.wire.exchange import Api, Exchange
+from servecap.wire.http import HttpBroken, ResponseReader, request_bytes
+
+OnRecord = Callable[[Record], None]
+
+
+class Client:
+    """Keeps connections open and one exchange per request in flight.
+
+    Nothing here waits: `send` returns at once, and the record of the request is handed to
+    `on_record` when it has ended. `sweep` must be called a few times a second; it enforces the
+    timeouts, so that no timer per request is needed.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        endpoint: Endpoint,
+        api: Api,
+        *,
+        model: str | None,
+        stream: bool,
+        timeouts: Timeouts,
+        on_record: OnRecord,
+        count_tokens: Callable[[str], int] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._endpoint = endpoint
+        self._api = api
+        self._model = model
+        self._stream = stream
+        self._timeouts = timeouts
+        self._on_record = on_record
+        self._count_tokens = count_tokens
+        self._idle: list[Connection] = []
+        self._active: dict[int, Exchange] = {}
+        self._address = endpoint.addresses[0]
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._active)
+
+    def send(self, arrival: Arrival) -> None:
+        """Send the request of *arrival* now."""
+        exchange = Exchange(arrival, self._api, self._done, self._count_tokens)
+        body = self._api.body(arrival.request, model=self._model, stream=self._stream)
+        exchange.payload = request_bytes(
+            "POST",
+            self._endpoint.prefix + self._api.path,
+            host=self._endpoint.host,
+            headers=self._endpoint.headers,
+            body=body,
+        )
+        self._active[id(exchange)] = exchange
+        exchange.sent_s = self._clock.now()
+        self._put(exchange, self._take_idle())
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                return connection
+        return None
+
+    def _put(self, exchange: Exchange, connection: Connection | None) -> None:
+        """Send over *connection*, or over a new one."""
+        if connection is None:
+            exchange.retried = True  # a fresh connection that fails is the server's doing
+            connection = Connection(self._loop, self._clock, self._address)
+        exchange.connection = connection
+        connection.owner = _Retrying(self, exchange) if not exchange.retried else exchange
+        connection.send(exchange.payload)
+
+    def retry(self, exchange: Exchange) -> None:
+        """The kept-open connection had been closed by the server: use a fresh one.
+
+        Only when nothing of an answer was received: the request was never served (RFC 9112,
+        section 9.3.1, on closing idle connections). Its time goes on counting.
+        """
+        self._put(exchange, None)
+
+    def _done(self, exchange: Exchange) -> None:
+        del self._active[id(exchange)]
+        connection = exchange.connection
+        if connection is not None and exchange.reusable:
+            connection.owner = None
+            self._idle.append(connection)
+        exchange.connection = None
+        assert exchange.record is not None
+        self._on_record(exchange.record)
+
+    def sweep(self) -> None:
+        """End the exchanges that are past one of their timeouts."""
+        self._clock.align()
+        now_s, limits = self._clock.now(), self._timeouts
+        for exchange in list(self._active.values()):
+            age_s = now_s - exchange.sent_s
+            why = None
+            if age_s > limits.total_s:
+                why = f"no end of the answer within {limits.total_s:g} s"
+            elif exchange.connection is not None and not exchange.connection.established:
+                if age_s > limits.connect_s:
+                    why = f"no connection within {limits.connect_s:g} s"
+            elif exchange.last_read_s is not None and now_s - exchange.last_read_s > limits.gap_s:
+                why = f"nothing received for {limits.gap_s:g} s"
+            elif age_s > limits.first_token_s and self._stream:
+                exchange.understand()
+                if exchange.record is None and not exchange.has_first_token:
+                    why = f"no first token within {limits.first_token_s:g} s"
+            if why is not None:
+                exchange.abandon(Outcome.TIMEOUT, now_s, why)
+
+    def end(self, outcome: Outcome) -> None:
+        """End everything in flight with *outcome* and close all connections."""
+        now_s = self._clock.now()
+        for exchange in list(self._active.values()):
+            exchange.abandon(outcome, now_s)
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+
+class _Retrying:
+    """Stands between a kept-open connection and its exchange until the first byte arrives."""
+
+    def __init__(self, client: Client, exchange: Exchange) -> None:
+        self._client = client
+        self._exchange = exchange
+
+    def received(self, data: bytes, at_s: float) -> None:
+        exchange = self._exchange
+        exchange.retried = True
+        if exchange.connection is not None:
+            exchange.connection.owner = exchange
+        exchange.received(data, at_s)
+
+    def closed(self, why: str | None, at_s: float) -> None:  # noqa: ARG002
+        if self._exchange.record is None:
+            self._client.retry(self._exchange)
+
+
+class _Fetch:
+    def __init__(self, done: asyncio.Future[tuple[int, bytes]]) -> None:
+        self._done = done
+        self._reader = ResponseReader()
+        self._body: list[bytes] = []
+
+    def received(self, data: bytes, at_s: float) -> None:  # noqa: ARG002
+        try:
+            self._body += self._reader.feed(data)
+        except HttpBroken as error:
+            self._settle(error)
+            return
+        if self._reader.complete:
+            self._settle(None)
+
+    def closed(self, why: str | None, at_s: float) -> None:  # noqa: ARG002
+        whole = self._reader.end_of_connection()
+        self._settle(None if whole else HttpBroken(why or "the server closed without an answer"))
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._done.done():
+            return
+        if error is not None:
+            self._done.set_exception(error)
+        else:
+            self._done.set_result((self._reader.status or 0, b"".join(self._body)))
+
+
+async def fetch(
+    endpoint: Endpoint,
+    path: str,
+    *,
+    address: Address | None = None,
+    method: str = "GET",
+    body: bytes = b"",
+    timeout_s: float = 10.0,
+) -> tuple[int, bytes]:
+    """Status and body of one plain request on a connection of its own.
+
+    Raises:
+        HttpBroken: there was no whole answer; the message says why.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+    connection = Connection(loop, Clock(), address or endpoint.addresses[0])
+    connection.owner = _Fetch(done)
+    headers = {**endpoint.headers, "Connection": "close"}
+    connection.send(
+        request_bytes(
+            method, endpoint.prefix + path, host=endpoint.host, headers=headers, body=body
+        )
+    )
+    try:
+        return await asyncio.wait_for(done, timeout_s)
+    except TimeoutError:
+        raise HttpBroken(f"no answer within {timeout_s:g} s") from None
+    finally:
+        connection.close()

@@ -1,0 +1,44 @@
+"""The run's one clock, and how the kernel's receive times are put on it."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+
+# Linux: asm-generic/socket.h. The other systems have no nanosecond stamp for TCP.
+SO_TIMESTAMPNS = 35 if sys.platform == "linux" else None
+STAMP_SPACE = 64  # bytes for one control message with a timespec
+_timespec = struct.Struct("@qq")
+
+
+class Clock:
+    """Seconds since the clock was made, on the monotonic clock.
+
+    The kernel stamps packets with wall-clock time. `kernel_s` puts such a stamp on this clock by
+    the offset between the two, which `align` measures anew so that a stepped or slewed wall clock
+    does no harm.
+    """
+
+    def __init__(self) -> None:
+        self.start_s = time.monotonic()
+        self._wall_at_start_s = 0.0
+        self.align()
+
+    def now(self) -> float:
+        """Seconds since the run's start."""
+        return time.monotonic() - self.start_s
+
+    def align(self) -> None:
+        """Measure the offset between wall and monotonic clock: the tightest of three pairs."""
+        best = float("inf")
+        for _ in range(3):
+            before, wall, after = time.monotonic(), time.time(), time.monotonic()
+            if after - before < best:
+                best = after - before
+                self._wall_at_start_s = wall - ((before + after) / 2 - self.start_s)
+
+    def kernel_s(self, control: bytes) -> float:
+        """The time in a SO_TIMESTAMPNS control message, in seconds since the run's start."""
+        seconds, nanoseconds = _timespec.unpack_from(control)
+        return float(seconds - self._wall_at_start_s + nanoseconds * 1e-9)

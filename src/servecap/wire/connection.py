@@ -1,0 +1,206 @@
+"""One TCP (or TLS) connection on the event loop, whose reads are stamped as early as can be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from typing import Protocol
+
+import msgspec
+
+from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock
+
+_READ_BYTES = 262_144
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to connect to: as `socket.getaddrinfo` tells it."""
+
+    family: int
+    sockaddr: tuple[str | int, ...]
+    server_name: str
+    tls: ssl.SSLContext | None = None
+
+
+class Owner(Protocol):
+    """Whoever uses the connection at the moment."""
+
+    def received(self, data: bytes, at_s: float) -> None: ...
+    def closed(self, why: str | None, at_s: float) -> None: ...
+
+
+class Connection:
+    """Connects on creation; what is sent before it stands waits until it does.
+
+    Reads go to `owner`. The time of a read is the kernel's receive stamp of its last packet where
+    there is one (so that a busy client does not count its own queueing), else the time at which
+    it was read. Without an owner the connection is idle, and whatever arrives closes it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, address: Address) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._out = b""
+        self._last_s = 0.0
+        self.owner: Owner | None = None
+        self.established = False
+        self.open = True
+        self._sock = socket.socket(address.family, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        self._fd = self._sock.fileno()
+        self._tls: ssl.SSLObject | None = None
+        if address.tls is not None:
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = address.tls.wrap_bio(
+                self._incoming, self._outgoing, server_hostname=address.server_name
+            )
+            self._plain = b""
+        self._connect(address)
+
+    def _connect(self, address: Address) -> None:
+        if address.family != socket.AF_UNIX:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stamped = False
+        if SO_TIMESTAMPNS is not None:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                self.stamped = True
+        code = self._sock.connect_ex(address.sockaddr)
+        if code in (0, errno.EINPROGRESS):
+            self._loop.add_writer(self._fd, self._connected)
+        else:  # told later, so that nobody is called back from within a constructor
+            self._loop.call_soon(self._fail, os.strerror(code))
+
+    def _connected(self) -> None:
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._loop.remove_writer(self._fd)
+        if code:
+            self._fail(os.strerror(code))
+            return
+        self._loop.add_reader(self._fd, self._readable)
+        if self._tls is not None:
+            self._handshake()
+            return
+        self.established = True
+        self._flush()
+
+    def send(self, data: bytes) -> None:
+        """Send *data* as soon as the connection allows."""
+        if self._tls is not None:
+            if not self.established:
+                self._plain += data
+                return
+            self._tls.write(data)
+            data = self._outgoing.read()
+        self._out += data
+        if self.established or self._tls is not None:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.open or not self._out:
+            return
+        try:
+            sent = self._sock.send(self._out)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        self._out = self._out[sent:]
+        if self._out:
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._fd)
+        self._flush()
+
+    def _readable(self) -> None:
+        try:
+            data, control, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_SPACE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        now_s = self._clock.now()
+        if control:
+            # A stamp outside what is possible comes from a wall clock that was set meanwhile.
+            kernel_s = self._clock.kernel_s(control[0][2])
+            if self._last_s <= kernel_s <= now_s:
+                now_s = kernel_s
+        self._last_s = now_s
+        if self._tls is not None:
+            self._encrypted(data, now_s)
+        elif not data:
+            self._fail(None)
+        elif self.owner is not None:
+            self.owner.received(data, now_s)
+        else:
+            self.close()
+
+    def _encrypted(self, data: bytes, now_s: float) -> None:
+        assert self._tls is not None
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        if not self.established:
+            self._handshake()
+            if not self.established:
+                return
+        try:
+            while True:
+                plain = self._tls.read(_READ_BYTES)
+                if not plain:
+                    break
+                if self.owner is None:
+                    self.close()
+                    return
+                self.owner.received(plain, now_s)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            if data:
+                self._fail(f"TLS: {error.reason or error}")
+                return
+        if not data:
+            self._fail(None)
+
+    def _handshake(self) -> None:
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+            self.established = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", None) or error.reason or str(error)
+            self._fail(f"TLS: {reason}")
+            return
+        if self.established and self._plain:
+            self._tls.write(self._plain)
+            self._plain = b""
+        self._out += self._outgoing.read()
+        self._flush()
+
+    def _fail(self, why: str | None) -> None:
+        """Close and tell the owner: *why* is None when the server closed in an orderly way."""
+        owner = self.owner
+        at_s = self._clock.now()
+        self.close()
+        if owner is not None:
+            owner.closed(why, at_s)
+
+    def close(self) -> None:
+        """Close at once; the owner is not told."""
+        if not self.open:
+            return
+        self.open = False
+        self.owner = None
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._sock.close()

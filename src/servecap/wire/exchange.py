@@ -1,0 +1,215 @@
+"""One request and its response: stamps every read at once, understands them later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from servecap.record import Arrival, Counts, Outcome, Record, Request, TokenSource
+from servecap.wire.answer import Answer, BadAnswer, clean, error_text
+from servecap.wire.connection import Connection
+from servecap.wire.http import HttpBroken, ResponseReader
+from servecap.wire.sse import SseDecoder
+
+_PARTS_KEPT = 256  # unread parts of a long stream before they are read in between
+_END = b"\r\n\r\n"
+_SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
+
+
+class Api(Protocol):
+    """A dialect: how a request is put, and what the answer means."""
+
+    name: str
+    path: str
+    optional_fields: tuple[str, ...]
+
+    def without(self, field: str) -> Api: ...
+    def body(self, request: Request, *, model: str | None, stream: bool) -> bytes: ...
+    def event(self, answer: Answer, data: bytes, at_s: float) -> None: ...
+    def whole(self, answer: Answer, body: bytes, headers: dict[str, str]) -> None: ...
+
+
+class Exchange:
+    """Owns a connection from the sending of a request until its answer has ended.
+
+    Reads are stamped and kept; HTTP, events and JSON are understood only when a read may hold the
+    end of the response (or many reads have gathered), so that understanding one stream delays the
+    stamping of the others as little as possible.
+    """
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        api: Api,
+        on_done: Callable[[Exchange], None],
+        count_tokens: Callable[[str], int] | None,
+    ) -> None:
+        self.arrival = arrival
+        self.connection: Connection | None = None
+        self.payload = b""
+        self.sent_s = 0.0
+        self.last_read_s: float | None = None
+        self.retried = False
+        self.record: Record | None = None
+        self._api = api
+        self._on_done = on_done
+        self._count_tokens = count_tokens
+        self._reader = ResponseReader()
+        self._sse: SseDecoder | None = None
+        self._answer = Answer()
+        self._parts: list[bytes] = []
+        self._stamps: list[float] = []
+        self._body: list[bytes] = []
+        self._deferring = False
+
+    # called by the connection
+
+    def received(self, data: bytes, at_s: float) -> None:
+        self._parts.append(data)
+        self._stamps.append(at_s)
+        self.last_read_s = at_s
+        if (
+            self._deferring
+            and len(data) >= _SHORT
+            and not data.endswith(_END)
+            and len(self._parts) < _PARTS_KEPT
+        ):
+            return
+        self.understand()
+
+    def closed(self, why: str | None, at_s: float) -> None:
+        self.understand()
+        if self.record is not None:
+            return
+        if self._reader.end_of_connection() and why is None:
+            self._end_of_response(at_s)
+        elif self._answer.done:
+            self._finish(Outcome.OK, at_s)
+        elif self._reader.status is None and self.last_read_s is None:
+            self._finish(Outcome.REFUSED, at_s, why or "the server closed without an answer")
+        else:
+            self._finish(Outcome.BROKEN_STREAM, at_s, why or "the answer was cut short")
+
+    @property
+    def nothing_received(self) -> bool:
+        return self.last_read_s is None
+
+    @property
+    def has_first_token(self) -> bool:
+        return bool(self._answer.chunk_s)
+
+    def understand(self) -> None:
+        """Read all that was received so far."""
+        parts, stamps = self._parts, self._stamps
+        self._parts, self._stamps = [], []
+        try:
+            for data, at_s in zip(parts, stamps, strict=True):
+                for piece in self._reader.feed(data):
+                    self._piece(piece, at_s)
+        except (HttpBroken, BadAnswer) as error:
+            self._finish(Outcome.BROKEN_STREAM, self.last_read_s or 0.0, clean(str(error)))
+            return
+        if self._reader.complete:
+            self._end_of_response(self.last_read_s or 0.0)
+
+    def _piece(self, piece: bytes, at_s: float) -> None:
+        if self._sse is None and not self._body:
+            kind = self._reader.headers.get("content-type", "")
+            if self._reader.status == 200 and kind.startswith("text/event-stream"):
+                self._sse = SseDecoder()
+                self._deferring = True
+        if self._sse is None:
+            self._body.append(piece)
+            return
+        for event in self._sse.feed(piece):
+            if self._answer.error is None:
+                self._api.event(self._answer, event, at_s)
+
+    def _end_of_response(self, at_s: float) -> None:
+        status = self._reader.status or 0
+        body = b"".join(self._body)
+        if status != 200:
+            self._finish(Outcome.HTTP_ERROR, at_s, error_text(body) or f"HTTP {status}")
+            return
+        if self._sse is None:
+            try:
+                self._api.whole(self._answer, body, self._reader.headers)
+            except BadAnswer as error:
+                self._finish(Outcome.BROKEN_STREAM, at_s, clean(str(error)))
+                return
+        answer = self._answer
+        if answer.error is not None:
+            code = f"{answer.error_status}: " if answer.error_status else ""
+            self._finish(Outcome.HTTP_ERROR, at_s, code + answer.error)
+        elif answer.done or answer.finish_reason is not None:
+            self._finish(Outcome.OK, at_s)
+        else:
+            self._finish(Outcome.BROKEN_STREAM, at_s, "the stream ended without its end mark")
+
+    def abandon(self, outcome: Outcome, at_s: float, why: str | None = None) -> None:
+        """End it from outside: a timeout, or the end of the measurement."""
+        self.understand()
+        if self.record is not None:
+            return
+        if self._answer.done and outcome is Outcome.TIMEOUT:
+            self._finish(Outcome.OK, self.last_read_s or at_s)
+        else:
+            self._finish(outcome, at_s, why)
+
+    def _finish(self, outcome: Outcome, at_s: float, error: str | None = None) -> None:
+        if self.record is not None:
+            return
+        connection = self.connection
+        reusable = self._reader.complete and self._reader.keep_alive
+        if connection is not None and not (reusable and connection.open):
+            connection.close()
+        self.record = self._make_record(outcome, at_s, error)
+        self._on_done(self)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self.connection is not None and self.connection.open
+
+    def _make_record(self, outcome: Outcome, at_s: float, error: str | None) -> Record:
+        answer, arrival = self._answer, self.arrival
+        request = arrival.request
+        prompt, output, source = self._tokens()
+        chunks = answer.chunk_s
+        known = len(answer.chunk_tokens) == len(chunks) or output == len(chunks)
+        per_chunk = answer.chunk_tokens or Counts([1] * len(chunks))
+        return Record(
+            request_id=request.request_id,
+            user=arrival.user,
+            planned_s=arrival.planned_s,
+            sent_s=self.sent_s,
+            end_s=at_s,
+            outcome=outcome,
+            first_token_s=chunks[0] if chunks else None,
+            chunk_s=chunks,
+            chunk_tokens=per_chunk if known else Counts(),
+            prompt_tokens=prompt,
+            output_tokens=output,
+            cached_tokens=answer.cached_tokens,
+            asked_output_tokens=request.max_output_tokens,
+            exact_output=request.exact_output,
+            token_source=source,
+            server=answer.timings,
+            status=self._reader.status,
+            finish_reason=answer.finish_reason,
+            error=error,
+            session=request.session,
+            turn=request.turn,
+        )
+
+    def _tokens(self) -> tuple[int | None, int | None, TokenSource]:
+        """Prompt and output tokens and where they come from; chunks are the last resort."""
+        answer, request = self._answer, self.arrival.request
+        prompt = answer.prompt_tokens
+        if prompt is None:
+            prompt = request.prompt_tokens
+        if answer.output_tokens is not None:
+            return prompt, answer.output_tokens, TokenSource.SERVER
+        if self._count_tokens is not None and answer.text:
+            return prompt, self._count_tokens("".join(answer.text)), TokenSource.TOKENIZER
+        return prompt, len(answer.chunk_s) or None, TokenSource.ESTIMATE

@@ -1,0 +1,81 @@
+"""HTTP/1.1 without I/O: a request as bytes, and a reader of one response."""
+
+from __future__ import annotations
+
+import httptools
+
+
+class HttpBroken(Exception):  # noqa: N818 - it is about the response, not about us
+    """The bytes are no HTTP response, or there are more of them than the response has."""
+
+
+def request_bytes(
+    method: str, path: str, *, host: str, headers: dict[str, str], body: bytes = b""
+) -> bytes:
+    """The whole request, ready to be sent on a connection that stays open."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body or method == "POST":
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+class ResponseReader:
+    """Reads one response; give it what arrives and take the body's pieces.
+
+    `framed` is False for a body that ends with the connection. `complete` turns True once the
+    whole response is there; what `feed` returned until then is its body, dechunked.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.framed = True
+        self.complete = False
+        self.keep_alive = False
+        self._pieces: list[bytes] = []
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces of the body in *data*.
+
+        Raises:
+            HttpBroken: this is no HTTP response, or goes on after its end.
+        """
+        if self.complete:
+            raise HttpBroken("the server sent bytes after the end of the response")
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise HttpBroken(f"not a valid HTTP response: {error}") from None
+        pieces = self._pieces
+        self._pieces = []
+        return pieces
+
+    def end_of_connection(self) -> bool:
+        """Whether the response is whole now that the server has closed the connection."""
+        if self.status is not None and not self.framed:
+            self.complete = True
+        return self.complete
+
+    # called by the parser
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        names = self.headers
+        self.framed = (
+            "content-length" in names
+            or "chunked" in names.get("transfer-encoding", "").lower()
+            or self.status in (204, 304)
+        )
+        self.keep_alive = self.framed and self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.framed:
+            self.complete = True

@@ -1,0 +1,175 @@
+"""The OpenAI dialects, as spoken by vLLM, SGLang, llama.cpp, TGI, Ollama and OpenAI itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from servecap.record import Request, ServerTimings
+from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+
+
+class _Details(msgspec.Struct, frozen=True, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Delta(msgspec.Struct, frozen=True, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True, gc=False):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _LlamaTimings(msgspec.Struct, frozen=True, gc=False):
+    """llama.cpp's own clock: milliseconds of prefill (prompt) and decode (predicted)."""
+
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+    predicted_n: int | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    timings: _LlamaTimings | None = None
+    error: Any = None
+    object: str | None = None
+    message: Any = None  # SGLang's flat error
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class OpenAi:
+    """Chat completions, or plain completions of the joined messages."""
+
+    def __init__(self, *, chat: bool, dropped: frozenset[str] = frozenset()) -> None:
+        """
+        Args:
+            dropped: request fields that this server refuses; see `optional_fields`.
+        """
+        self._chat = chat
+        self._dropped = dropped
+        self.name = "openai-chat" if chat else "openai-completions"
+        self.path = "/v1/chat/completions" if chat else "/v1/completions"
+
+    optional_fields = ("ignore_eos", "min_tokens", "stream_options", "temperature", "max_tokens")
+
+    def without(self, field: str) -> OpenAi:
+        """The same dialect that no longer sends *field*."""
+        return OpenAi(chat=self._chat, dropped=self._dropped | {field})
+
+    def body(self, request: Request, *, model: str | None, stream: bool) -> bytes:
+        """The JSON body of *request*."""
+        fields: dict[str, Any] = {"model": model} if model is not None else {}
+        if self._chat:
+            fields["messages"] = request.messages
+        else:
+            fields["prompt"] = "\n".join(m.content for m in request.messages)
+        if request.max_output_tokens is not None:
+            old = "max_tokens" not in self._dropped
+            fields["max_tokens" if old else "max_completion_tokens"] = request.max_output_tokens
+            if request.exact_output:
+                fields |= {"ignore_eos": True, "min_tokens": request.max_output_tokens}
+        fields["temperature"] = 0.0
+        if stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        kept = {k: v for k, v in fields.items() if k not in self._dropped}
+        return msgspec.json.encode(kept)
+
+    def event(self, answer: Answer, data: bytes, at_s: float) -> None:
+        """Read one server-sent event that arrived at *at_s*.
+
+        Raises:
+            BadAnswer: it is not valid JSON of this dialect.
+        """
+        if data == b"[DONE]":
+            answer.done = True
+            return
+        chunk = parse(_decoder, data)
+        if chunk.error is not None or chunk.object == "error":
+            _take_error(answer, chunk)
+            return
+        for choice in chunk.choices:
+            if _carries_output(choice, answer.text):
+                answer.chunk_s.append(at_s)
+            if choice.finish_reason is not None:
+                answer.finish_reason = clean(choice.finish_reason)
+        _take_totals(answer, chunk)
+
+    def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Read an answer that was not streamed.
+
+        Raises:
+            BadAnswer: it is not valid JSON of this dialect, or has no choices.
+        """
+        chunk = parse(_decoder, body)
+        if chunk.error is not None or chunk.object == "error":
+            _take_error(answer, chunk)
+            return
+        if not chunk.choices:
+            raise BadAnswer("the answer has no choices")
+        for choice in chunk.choices:
+            _carries_output(choice, answer.text)
+            answer.finish_reason = choice.finish_reason
+        _take_totals(answer, chunk)
+        answer.done = True
+
+
+def _carries_output(choice: _Choice, text: list[str]) -> bool:
+    """Whether the chunk brings output of any kind; a role alone or an empty delta is none."""
+    if choice.text:
+        text.append(choice.text)
+        return True
+    delta = choice.delta or choice.message
+    if delta is None:
+        return False
+    for part in (delta.reasoning_content, delta.reasoning, delta.content, delta.refusal):
+        if part:
+            text.append(part)
+            return True
+    calls = delta.tool_calls
+    return calls is not None and bytes(calls) not in (b"null", b"[]")
+
+
+def _take_totals(answer: Answer, chunk: _Chunk) -> None:
+    usage = chunk.usage
+    if usage is not None:
+        answer.prompt_tokens = usage.prompt_tokens
+        answer.output_tokens = usage.completion_tokens
+        if usage.prompt_tokens_details is not None:
+            answer.cached_tokens = usage.prompt_tokens_details.cached_tokens
+    t = chunk.timings
+    if t is not None and t.prompt_ms is not None and t.predicted_ms is not None:
+        later = (t.predicted_n or 0) - 1
+        answer.timings = ServerTimings(
+            origin="llama.cpp timings",
+            prefill_s=t.prompt_ms / 1e3,
+            inference_s=(t.prompt_ms + t.predicted_ms) / 1e3,
+            # predicted_ms runs from the end of the prompt; its first token costs no decode step.
+            tpot_s=t.predicted_ms / 1e3 / later if later > 0 else None,
+        )
+
+
+def _take_error(answer: Answer, chunk: _Chunk) -> None:
+    found = chunk.error if chunk.error is not None else chunk.message
+    answer.error = clean(message_of(found))
+    if isinstance(found, dict):
+        code = found.get("code")
+        answer.error_status = code if isinstance(code, int) else None
