@@ -1,0 +1,195 @@
+"""How long one step of the engine takes: roofline, all-reduce and the host's time.
+
+A step carries decoding sequences (one token each) and chunks of prompts. Its matrix
+multiplications run once over all tokens together, attention apart for the two kinds.
+
+    step = host + max(floor, linear + output layer + attention + all-reduce)
+
+where *floor* is the time that the host needs to launch the kernels, layer by layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import msgspec
+
+from servecap.engine.hardware import Fabric, Gpu
+from servecap.engine.model import ModelShape
+
+# Share of the peak bandwidth that weights are read with. Source: fitted to 145 rows of Vidur's and
+# AIConfigurator's GEMM profiles on six GPUs, where the best value per GPU is 0.72 to 0.78.
+WEIGHT_READ_SHARE = 0.75
+
+# Share of the peak bandwidth that keys and values are read with in decode. Source: LMDeploy's
+# static batches on an A100-80GB (v0.1.0): 16 to 32 sequences of 2048 tokens of llama2-7b and -13b
+# take 15 to 20 ms longer than short ones, which is 0.84 to 0.88; a little less for paging.
+KV_READ_SHARE = 0.8
+
+# Share of the peak flops that the attention of a prompt reaches. An assumption: fused kernels of
+# 2023 reach about half of the peak. It matters for prompts of many thousand tokens only.
+ATTENTION_FLOPS_SHARE = 0.5
+
+
+class StepWork(msgspec.Struct, frozen=True):
+    """What one step has to do; tokens and sequences."""
+
+    decode_sequences: int = 0
+    decode_context: int = 0  # tokens in the KV cache of the decoding sequences, in all
+    prefill_tokens: int = 0  # prompt tokens computed in this step
+    prefill_pairs: float = 0.0  # (query, key) pairs of their causal attention
+    prefill_context: int = 0  # tokens of those prompts that are in the KV cache already
+    sampled: int = 0  # sequences that get a token: the output layer runs for these
+
+    @property
+    def tokens(self) -> int:
+        return self.decode_sequences + self.prefill_tokens
+
+
+class StepParts(msgspec.Struct, frozen=True):
+    """Where a step's seconds go; `floor_s` overlaps with the four GPU parts."""
+
+    host_s: float
+    floor_s: float
+    linear_s: float
+    output_layer_s: float
+    attention_s: float
+    allreduce_s: float
+
+    @property
+    def gpu_s(self) -> float:
+        return self.linear_s + self.output_layer_s + self.attention_s + self.allreduce_s
+
+    @property
+    def total_s(self) -> float:
+        return self.host_s + max(self.floor_s, self.gpu_s)
+
+
+class StepCost(Protocol):
+    """Anything that can tell how long a step takes."""
+
+    def step_s(self, work: StepWork) -> float:
+        """Seconds; greater than 0."""
+
+
+class HostCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Time that the CPU spends: per step, per running sequence, and per layer at the least."""
+
+    step_s: float
+    sequence_s: float
+    layer_floor_s: float
+
+
+# vLLM 0.15 with CUDA graphs needs 0.13 + 0.032 L + 0.0044 B milliseconds a step (L layers, B
+# sequences; this project's notes). The launches (0.032 L) overlap with the GPU's work.
+CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032e-3)
+
+# Eager PyTorch engines of 2023, as behind TGI then: 0.5 to 1 ms of launches per layer hide the
+# GPU's work; 2.8 ms per step as Vidur measured of vLLM in 2023 on one A100. Vidur's 0.2 ms per
+# sequence is Python bookkeeping that TGI does in tensors: a quarter of it is assumed.
+EAGER_2023 = HostCost(step_s=2.8e-3, sequence_s=0.05e-3, layer_floor_s=0.75e-3)
+
+
+class RooflineCost:
+    """Step times of *model* on *tp* GPUs.
+
+    Matrix multiplications take the root of the sum of squares of the time to read the weights and
+    the time to compute: measured utilisations bend as softly around the roofline's knee. On 145
+    measured rows of six GPUs (1 to 8192 tokens) the mean error of that curve is 3 to 7% per GPU.
+    """
+
+    def __init__(self, model: ModelShape, gpu: Gpu, tp: int, host: HostCost) -> None:
+        self._host = host
+        self._floor_s = model.layers * host.layer_floor_s
+        flops = gpu.fp16_flops * gpu.gemm_share * tp
+        bandwidth = gpu.bandwidth_bytes_per_s * WEIGHT_READ_SHARE * tp
+        bytes_each = model.weight_bytes_each
+        self._linear_read_s = model.linear_parameters * bytes_each / bandwidth
+        self._linear_token_s = 2 * model.linear_parameters / flops
+        self._output_read_s = model.head_parameters * bytes_each / bandwidth
+        self._output_token_s = 2 * model.head_parameters / flops
+        kv_bytes = model.kv_bytes_per_token_per_gpu(tp)
+        self._kv_token_s = kv_bytes / (gpu.bandwidth_bytes_per_s * KV_READ_SHARE)
+        # A pair costs a multiply-add for the score and one for the value, per head dimension.
+        pair_flops = 4 * model.layers * model.heads * model.head_dim
+        self._pair_s = pair_flops / (gpu.fp16_flops * ATTENTION_FLOPS_SHARE * tp)
+        self._allreduce = AllReduce.between(gpu, tp)
+        self._allreduces = 2 * model.layers  # after attention and after the feed-forward part
+        self._token_bytes = model.hidden * 2
+
+    def step_s(self, work: StepWork) -> float:
+        return self.parts(work).total_s
+
+    def parts(self, work: StepWork) -> StepParts:
+        """The step's seconds by what they are spent on."""
+        attention_s = (
+            (work.decode_context + work.prefill_context) * self._kv_token_s
+            + work.prefill_pairs * self._pair_s
+        )  # fmt: skip
+        return StepParts(
+            host_s=self._host.step_s + self._host.sequence_s * work.sampled,
+            floor_s=self._floor_s,
+            linear_s=math.hypot(self._linear_read_s, work.tokens * self._linear_token_s),
+            output_layer_s=math.hypot(self._output_read_s, work.sampled * self._output_token_s)
+            if work.sampled
+            else 0.0,
+            attention_s=attention_s,
+            allreduce_s=self._allreduces * self._allreduce.seconds(work.tokens * self._token_bytes),
+        )
+
+
+class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
+    """A ring all-reduce: latency + 2 (n - 1) / n x bytes / bus bandwidth.
+
+    Source:
+        The ring's cost model (Patarasuk & Yuan, 2009; NCCL's definition of bus bandwidth), with
+        latencies and bus bandwidths from Vidur's (MIT) and AIConfigurator's (Apache-2.0)
+        measurements; see `bus_share` and `latency_s`.
+    """
+
+    gpus: int
+    latency_s: float
+    bus_bytes_per_s: float
+
+    @classmethod
+    def between(cls, gpu: Gpu, tp: int) -> AllReduce:
+        """The all-reduce of *tp* such GPUs in one machine."""
+        return cls(
+            gpus=tp,
+            latency_s=latency_s(gpu.fabric, tp),
+            bus_bytes_per_s=gpu.link_bytes_per_s * bus_share(gpu.fabric, tp),
+        )
+
+    def seconds(self, size_bytes: float) -> float:
+        if self.gpus == 1:
+            return 0.0
+        moved = 2 * (self.gpus - 1) / self.gpus * size_bytes
+        return self.latency_s + moved / self.bus_bytes_per_s
+
+
+def latency_s(fabric: Fabric, gpus: int) -> float:
+    """Time of an all-reduce of next to nothing.
+
+    Source: 16 KB messages: A100 SXM 11, 15, 21 and H100 SXM 7, 11, 17 microseconds with 2, 4 and
+    8 GPUs; PCIe (RTX PRO 6000, L40S) 7, 13, 27 to 33.
+    """
+    return (1 + 3.2 * gpus) * 1e-6 if fabric == "pcie" else (5 + 2 * gpus) * 1e-6
+
+
+def bus_share(fabric: Fabric, gpus: int) -> float:
+    """Bus bandwidth of large messages as a share of one GPU's link, one direction.
+
+    Source: A100 and H100 through NVSwitch 0.66 to 0.84 of 300 and 450 GB/s. V100 in an 8-GPU
+    machine 42, 77 and 130 of 150 GB/s with 2, 4 and 8 GPUs: its links are split among its
+    neighbours. PCIe 0.6 with 2 GPUs, with more 0.4 (26 of 64 GB/s; and 26 GB/s on a PCIe 4
+    machine with bridged pairs); hosts without direct copies between cards are ten times slower,
+    which no data sheet tells. Other fabrics were not measured: NVSwitch's share is assumed.
+    """
+    match fabric:
+        case "pcie":
+            return 0.6 if gpus <= 2 else 0.4
+        case "nvlink-mesh":
+            return 0.28 if gpus <= 2 else 0.51 if gpus <= 4 else 0.87
+        case _:
+            return 0.75

@@ -1,0 +1,143 @@
+"""GPUs: what their data sheets say, and what share of it a matrix multiplication reaches."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import importlib.resources
+import re
+from typing import Literal
+
+import msgspec
+
+from servecap.errors import UsageError
+
+Fabric = Literal["nvswitch", "nvlink-mesh", "pcie", "infinity-fabric", "hccs"]
+
+GIB = 1024**3
+
+# Of the dense peak, for large matrices, where gemm_share is not known from measurements: near the
+# median of the GPUs for which it is (see the column's source below).
+_DEFAULT_GEMM_SHARE = 0.72
+
+# What software can use of the memory on the label. torch saw 25,250,627,584 of the 25,769,803,776
+# bytes of an RTX 4090 (the vLLM 0.19 logs of LLMServingSim, MIT). Cards whose GDDR6 keeps its
+# error-correcting codes in the same memory give up another sixteenth.
+_USABLE_SHARE = 0.98
+_INLINE_ECC_SHARE = 15 / 16
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One accelerator. Rates are peaks; flops are dense fp16 with fp32 accumulation.
+
+    `link_bytes_per_s` is one direction, per GPU. Bridges between pairs of PCIe cards are left
+    out: a machine may or may not have them. `gemm_share`: of the peak flops, that large matrix
+    multiplications reach.
+
+    Source:
+        Each row of data/gpus.csv names its own. `gemm_share` of A40, A100, H100, H200, L40S and
+        B200 is fitted to Vidur's (MIT) and AIConfigurator's (Apache-2.0) measured profiles, T4's
+        to a measured 24 TFLOPS; the form factors of one chip share it; others have the default.
+    """
+
+    name: str
+    memory_bytes: int  # as on the label, in binary gigabytes
+    inline_ecc: bool
+    bandwidth_bytes_per_s: float
+    fp16_flops: float
+    gemm_share: float
+    fabric: Fabric
+    link_bytes_per_s: float
+    link: str  # in words
+    confidence: str
+    source: str
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory that a process can allocate."""
+        ecc = _INLINE_ECC_SHARE if self.inline_ecc else 1.0
+        return int(self.memory_bytes * ecc * _USABLE_SHARE)
+
+    @property
+    def memory_gib(self) -> float:
+        return self.memory_bytes / GIB
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """All known GPUs, in the order of the table."""
+    text = importlib.resources.files("servecap.engine").joinpath("data/gpus.csv").read_text("utf-8")
+    return tuple(_from_row(row) for row in csv.DictReader(text.splitlines()))
+
+
+def _from_row(row: dict[str, str]) -> Gpu:
+    return msgspec.convert(
+        {
+            "name": row["name"],
+            "memory_bytes": int(float(row["memory_gib"]) * GIB),
+            "inline_ecc": row["inline_ecc"] == "yes",
+            "bandwidth_bytes_per_s": float(row["bandwidth_gb_per_s"]) * 1e9,
+            "fp16_flops": float(row["fp16_tflops"]) * 1e12,
+            "gemm_share": float(row["gemm_share"] or _DEFAULT_GEMM_SHARE),
+            "fabric": row["fabric"],
+            "link_bytes_per_s": float(row["link_gb_per_s"]) * 1e9,
+            "link": row["link"],
+            "confidence": row["confidence"],
+            "source": row["source"],
+        },
+        Gpu,
+    )
+
+
+def gpu(name: str, *, memory_gb: float | None = None) -> Gpu:
+    """The GPU with that name, written as in the table, by nvidia-smi or in short.
+
+    Where the name leaves the form factor open, the first row of the table is meant (SXM before
+    PCIe). It must not leave the memory open: "a100" alone needs *memory_gb*.
+
+    Raises:
+        UsageError: unknown (the near names are listed), or the memory is not clear.
+
+    >>> gpu("a100-40gb").name, gpu("v100").name, gpu("NVIDIA A100-PCIE-40GB").name
+    ('A100-40GB-SXM', 'V100-SXM2-32GB', 'A100-40GB-PCIe')
+    """
+    wanted = _words(name)
+    found = [g for g in gpus() if wanted and wanted <= _all_words(g)]
+    if memory_gb is not None:
+        found = [g for g in found if abs(g.memory_gib - memory_gb) < 1]
+    if not found:
+        raise UsageError(_unknown(name, memory_gb))
+    sizes = sorted({round(g.memory_gib) for g in found})
+    if len(sizes) > 1:
+        choices = " or ".join(f"{name}-{size}gb" for size in sizes)
+        raise UsageError(f"GPU {name!r} comes with different memories; say {choices}")
+    return found[0]
+
+
+def _unknown(name: str, memory_gb: float | None) -> str:
+    size = "" if memory_gb is None else f" with {memory_gb:g} GB"
+    names = {g.name.lower(): g.name for g in gpus()}
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    near += [n for n in names if near == [] and name[:2].lower() == n[:2]]
+    if near:
+        return f"GPU {name!r}{size} is not known; near it: {', '.join(names[n] for n in near)}"
+    return f"GPU {name!r}{size} is not known; known are {', '.join(names.values())}"
+
+
+_MAKER = {"nvidia", "tesla", "geforce", "amd", "instinct", "huawei", "gpu"}
+
+
+def _words(name: str) -> frozenset[str]:
+    text = re.sub(r"\brtx\s*-?(?=\w)", "rtx ", name.lower())
+    words = set()
+    for word in re.findall(r"[a-z0-9]+", text):
+        if word in _MAKER or re.fullmatch(r"hbm\d*e?", word):
+            continue
+        word = re.sub(r"^sxm\d+$", "sxm", word)
+        words.add(re.sub(r"^(\d+)(?:g|gib)$", r"\1gb", word))
+    return frozenset(words)
+
+
+def _all_words(g: Gpu) -> frozenset[str]:
+    return _words(g.name) | {f"{g.memory_gib:.0f}gb"}

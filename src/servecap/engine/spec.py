@@ -1,0 +1,75 @@
+"""Which engine is meant: a model on some GPUs, served by an engine of some era."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from servecap.engine.cost import CUDA_GRAPHS, EAGER_2023, HostCost, RooflineCost
+from servecap.engine.engine import Engine
+from servecap.engine.hardware import gpu
+from servecap.engine.memory import kv_tokens
+from servecap.engine.model import model
+from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, step_tokens
+from servecap.errors import UsageError
+
+EngineKind = Literal["vllm", "tgi"]
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One instance: names that `model()` and `gpu()` know, and the tensor-parallel degree.
+
+    `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs); "tgi" is TGI 1.x over an eager
+    PyTorch model of 2023 (prompts first, answers reserved). `policy`: other settings than the
+    engine's defaults; `max_running` then is the policy's own.
+    """
+
+    model: str
+    gpu: str
+    tp: int = 1
+    engine: EngineKind = "vllm"
+    max_running: int = 256
+    gpu_memory_gb: float | None = None  # where the GPU's name leaves it open
+    policy: Policy | None = None
+
+
+def build(spec: EngineSpec) -> Engine:
+    """A fresh engine as *spec* says.
+
+    Raises:
+        UsageError: a name is unknown, a number out of range, or the model does not fit.
+    """
+    shape = model(spec.model)
+    device = gpu(spec.gpu, memory_gb=spec.gpu_memory_gb)
+    policy = spec.policy or default_policy(spec)
+    budget = step_tokens(policy)
+    room = kv_tokens(shape, device, spec.tp, step_tokens=budget, sequences=policy.max_running)
+    return Engine(
+        RooflineCost(shape, device, spec.tp, host_cost(spec.engine)),
+        policy,
+        kv_tokens=room,
+        max_context_tokens=shape.max_context_tokens,
+    )
+
+
+def default_policy(spec: EngineSpec) -> Policy:
+    """The engine's own scheduler with its default settings."""
+    if spec.max_running < 1:
+        raise UsageError(f"max_running is {spec.max_running}; it must be at least 1")
+    match spec.engine:
+        case "vllm":
+            return ChunkedPrefill(
+                step_tokens=max(2048, spec.max_running), max_running=spec.max_running
+            )
+        case "tgi":
+            return PrefillFirst(max_running=spec.max_running)
+
+
+def host_cost(engine: EngineKind) -> HostCost:
+    """What the CPU costs in an engine of that kind."""
+    match engine:
+        case "vllm":
+            return CUDA_GRAPHS
+        case "tgi":
+            return EAGER_2023

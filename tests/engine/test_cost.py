@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servecap.engine.cost import (
+    CUDA_GRAPHS,
+    EAGER_2023,
+    AllReduce,
+    RooflineCost,
+    StepWork,
+)
+from servecap.engine.hardware import Gpu, gpu
+from servecap.engine.memory import kv_tokens
+from servecap.engine.model import model
+from servecap.errors import UsageError
+
+SHARED = Path(__file__).resolve().parents[2] / "../shared"
+VALIDATION = SHARED / "data/validation"
+needs_shared = pytest.mark.skipif(
+    not VALIDATION.exists(), reason=f"the validation data are not there: {VALIDATION}"
+)
+
+works = st.builds(
+    lambda b, c, t, k: StepWork(b, b * c, t, t * t / 2, 0, b + k),
+    st.integers(0, 300),
+    st.integers(1, 2000),
+    st.integers(0, 4000),
+    st.integers(0, 8),
+)
+
+
+def _cost(name: str, device: str, tp: int) -> RooflineCost:
+    return RooflineCost(model(name), gpu(device), tp, CUDA_GRAPHS)
+
+
+@given(works)
+def test_a_step_takes_time_and_its_parts_add_up(work: StepWork) -> None:
+    parts = _cost("llama-13b", "a100-40gb", 2).parts(work)
+    assert parts.total_s == parts.host_s + max(parts.floor_s, parts.gpu_s)
+    assert parts.total_s > 0
+
+
+@given(works, works)
+def test_more_work_never_takes_less_time(a: StepWork, b: StepWork) -> None:
+    both = StepWork(
+        a.decode_sequences + b.decode_sequences,
+        a.decode_context + b.decode_context,
+        a.prefill_tokens + b.prefill_tokens,
+        a.prefill_pairs + b.prefill_pairs,
+        0,
+        a.sampled + b.sampled,
+    )
+    cost = _cost("llama-13b", "a30", 4)
+    assert cost.step_s(both) >= max(cost.step_s(a), cost.step_s(b))
+
+
+def test_one_gpu_needs_no_all_reduce_and_pcie_pays_more_than_nvlink() -> None:
+    work = StepWork(64, 64 * 400, 0, 0, 0, 64)
+    assert _cost("llama-13b", "a100-80gb", 1).parts(work).allreduce_s == 0
+    nvlink = _cost("llama-13b", "a100-80gb-sxm", 4).parts(work).allreduce_s
+    pcie = _cost("llama-13b", "a100-80gb-pcie", 4).parts(work).allreduce_s
+    assert pcie > 2 * nvlink
+
+
+def test_the_launch_floor_hides_the_gpu_in_an_eager_engine() -> None:
+    cost = RooflineCost(model("llama-13b"), gpu("a100-40gb"), 8, EAGER_2023)
+    parts = cost.parts(StepWork(1, 400, 0, 0, 0, 1))
+    assert parts.gpu_s < parts.floor_s
+    assert parts.total_s == pytest.approx(2.85e-3 + 40 * 0.75e-3)
+
+
+@needs_shared
+def test_the_gemm_curve_is_near_the_measured_utilisations() -> None:
+    """Mean error per GPU below 9%, over all rows below 7%, worst row below 35%."""
+    errors: dict[str, list[float]] = {}
+    names = {"A100-80GB-SXM", "A40", "H100-SXM", "L40S", "H200", "B200"}
+    for row in _rows("gemm_efficiency.csv"):
+        if row["gpu"] in names and row["mfu"] and float(row["mfu"]) >= 0.01:  # 3 decimals only
+            curve = _utilisation(gpu(row["gpu"]), int(row["tokens"]))
+            errors.setdefault(row["gpu"], []).append(abs(math.log(curve / float(row["mfu"]))))
+    assert set(errors) == names
+    everything = [e for es in errors.values() for e in es]
+    assert len(everything) > 100
+    assert max(sum(es) / len(es) for es in errors.values()) < 0.09
+    assert sum(everything) / len(everything) < 0.07
+    assert max(everything) < 0.35
+
+
+def _utilisation(device: Gpu, tokens: int) -> float:
+    """Share of the peak flops that the linear part reaches, as the model has it."""
+    shape = model("llama2-7b")
+    work = StepWork(0, 0, tokens, 0, 0, 0)
+    seconds = RooflineCost(shape, device, 1, CUDA_GRAPHS).parts(work).linear_s
+    return 2 * shape.linear_parameters * tokens / seconds / device.fp16_flops
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["llama2-7b", "llama2-13b"])
+def test_static_batches_of_lmdeploy_on_an_a100(name: str) -> None:
+    """Decode steps and prefills within 30% of what LMDeploy 0.1.0 measured."""
+    cost = _cost(name, "a100-80gb", 1)
+    for row in _rows("lmdeploy_a100_fp16_static.csv"):
+        batch, prompt, out = (int(row[k]) for k in ("batch", "prompt_tokens", "output_tokens"))
+        if row["model"] != name or out != 128:
+            continue
+        if batch == 1 and prompt == 2048:
+            prefill_s = cost.step_s(StepWork(0, 0, prompt, prompt**2 / 2, 0, 1))
+            assert prefill_s == pytest.approx(float(row["FTL(ave)(s)"]), rel=0.15)
+        if batch <= 32:
+            context = batch * (prompt + out // 2)
+            decode_s = cost.step_s(StepWork(batch, context, 0, 0, 0, batch))
+            assert decode_s == pytest.approx(float(row["50%(s)"]), rel=0.3)
+
+
+@needs_shared
+def test_all_reduce_of_decode_sizes_is_near_the_measured_one() -> None:
+    """16 KB to 4 MB on NVSwitch machines within a factor of 1.8 of NCCL's times."""
+    devices = {"A100-SXM NCCL2.27": "a100-80gb-sxm", "H100-SXM NCCL2.27": "h100-sxm"}
+    seen = 0
+    for row in _rows("allreduce_measured.csv"):
+        if row["system"] not in devices:
+            continue
+        ring = AllReduce.between(gpu(devices[row["system"]]), int(row["n_gpus"]))
+        for kilobytes in (16, 64, 1000, 4000):
+            measured_s = float(row[f"us_{kilobytes}KB"]) * 1e-6
+            ratio = ring.seconds(kilobytes * 1024) / measured_s
+            assert 1 / 1.8 < ratio < 1.8, (row["system"], row["n_gpus"], kilobytes)
+            seen += 1
+    assert seen == 24
+
+
+def test_kv_room_of_a_known_server() -> None:
+    """vLLM 0.19 reported 41,408 KV tokens for llama-3.1-8b on an RTX 4090 at 0.9."""
+    room = kv_tokens(model("llama-3.1-8b"), gpu("4090"), 1, step_tokens=2048, sequences=256)
+    assert room == pytest.approx(41_408, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "tp", "message"),
+    [
+        ("llama-13b", "a30", 1, "does not fit on 1 x A30: 5.6 GiB .* smallest tp that fits is 2"),
+        ("llama2-70b", "t4", 8, "smallest tp that fits is 16"),
+        ("llama-13b", "a30", 3, "tp 3 does not divide the 40 attention heads"),
+        ("llama-13b", "a30", 0, "tp 0 does not divide"),
+        ("llama-33b", "t4", 1, "smallest tp that fits is 1[0-9]*|no tp up to 32 fits"),
+    ],
+)
+def test_a_model_that_does_not_fit(name: str, device: str, tp: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        kv_tokens(model(name), gpu(device), tp, step_tokens=2048, sequences=256)
+
+
+def test_the_smallest_degree_that_is_named_really_fits() -> None:
+    room = kv_tokens(model("llama-13b"), gpu("a30"), 2, step_tokens=2048, sequences=256)
+    assert room >= 2048
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with (VALIDATION / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
