@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import msgspec
 
@@ -23,14 +23,14 @@ class Times(FloatArray):
     """Seconds, 8 bytes each, that the garbage collector need not walk."""
 
     def __new__(cls, values: Iterable[float] = ()) -> Self:
-        return super().__new__(cls, "d", values)
+        return cast("Self", super().__new__(cls, "d", values))
 
 
 class Counts(IntArray):
     """Small whole numbers, 4 bytes each."""
 
     def __new__(cls, values: Iterable[int] = ()) -> Self:
-        return super().__new__(cls, "I", values)
+        return cast("Self", super().__new__(cls, "I", values))
 
 
 class Outcome(StrEnum):

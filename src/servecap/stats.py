@@ -221,7 +221,8 @@ def batch_means(values: Sequence[float] | Floats, *, confidence: float = 0.95) -
     size = len(data) // batches
     used = data[len(data) - batches * size :]  # the oldest few are dropped, not the newest
     means = used.reshape(batches, size).mean(axis=1)
-    half = t_quantile((1 + confidence) / 2, batches - 1) * means.std(ddof=1) / math.sqrt(batches)
+    spread = float(means.std(ddof=1)) / math.sqrt(batches)
+    half = t_quantile((1 + confidence) / 2, batches - 1) * spread
     value = float(data.mean())
     return Interval(value=value, low=value - half, high=value + half, confidence=confidence)
 

@@ -19,6 +19,7 @@ from servecap.scenario import ClosedLoop, Scenario
 CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
 DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
 DRIFT_CONFIDENCE = 0.999
+HOPELESS = 20  # requests that all fail before a run gives up
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -97,6 +98,7 @@ class Enough:
         self._records: list[Record] = []
         self._look_again = scenario.stop.requests
         load = scenario.load
+        self._one_was_well = False
         self._by_count = isinstance(load, ClosedLoop) and (
             load.queue is not None or load.each is not None
         )
@@ -104,10 +106,13 @@ class Enough:
     def note(self, record: Record) -> None:
         """One more request has ended."""
         self._records.append(record)
+        self._one_was_well = self._one_was_well or record.ok
 
     def reason(self, now_s: float) -> str | None:
         """Why the run may stop now; None: it must go on."""
         stop = self._scenario.stop
+        if len(self._records) >= HOPELESS and not self._one_was_well:
+            return f"none of the first {len(self._records)} requests succeeded"
         if self._by_count:
             return None  # the feed runs dry by itself
         if stop.duration_s is not None:
@@ -126,9 +131,7 @@ class Enough:
         wanted = self._scenario.stop.requests
         if len(inside) < wanted:
             return None
-        response_s = [r.e2e_s for r in inside if r.ok]
-        if not response_s:
-            return f"{len(inside)} requests ended, none of them well"
+        response_s = [r.e2e_s for r in inside if r.ok] or [0.0]
         cycle_s = float(np.mean(response_s)) + self._think_s()
         if window.end_s - window.start_s < CYCLES * cycle_s:
             return None

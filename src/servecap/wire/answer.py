@@ -48,7 +48,7 @@ class Answer:
         self.text: list[str] = []  # kept only to count tokens where the server does not
 
 
-class BadAnswer(Exception):  # noqa: N818 - it is about the answer, not about us
+class BadAnswer(Exception):
     """The response is no valid answer of its dialect; the message says what is wrong."""
 
 

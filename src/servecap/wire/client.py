@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from servecap.record import Arrival, Outcome, Record
 from servecap.scenario import Timeouts
+from servecap.wire.api import Api
 from servecap.wire.clock import Clock
 from servecap.wire.connection import Address, Connection
 from servecap.wire.endpoint import Endpoint
-from servecap.wire.exchange import Api, Exchange
+from servecap.wire.exchange import Exchange
 from servecap.wire.http import HttpBroken, ResponseReader, request_bytes
 
 OnRecord = Callable[[Record], None]

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import ssl
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,7 +21,7 @@ class Address(msgspec.Struct, frozen=True):
     """Where to connect to: as `socket.getaddrinfo` tells it."""
 
     family: int
-    sockaddr: tuple[str | int, ...]
+    sockaddr: tuple[Any, ...]
     server_name: str
     tls: ssl.SSLContext | None = None
 

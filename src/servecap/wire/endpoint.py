@@ -74,7 +74,7 @@ def _addresses(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[Addres
         why = getattr(error, "strerror", None) or "not a valid name"
         raise EndpointError(f"host {host!r} is not known ({why}): check the URL") from None
     return tuple(
-        Address(family=family, sockaddr=tuple(where), server_name=host, tls=tls)
+        Address(family=family, sockaddr=where, server_name=host, tls=tls)
         for family, _, _, _, where in found
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from servecap.record import Arrival, Counts, Outcome, Record, Request, TokenSource
+from servecap.record import Arrival, Counts, Outcome, Record, TokenSource
 from servecap.wire.answer import Answer, BadAnswer, clean, error_text
+from servecap.wire.api import Api
 from servecap.wire.connection import Connection
 from servecap.wire.http import HttpBroken, ResponseReader
 from servecap.wire.sse import SseDecoder
@@ -14,19 +14,6 @@ from servecap.wire.sse import SseDecoder
 _PARTS_KEPT = 256  # unread parts of a long stream before they are read in between
 _END = b"\r\n\r\n"
 _SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
-
-
-class Api(Protocol):
-    """A dialect: how a request is put, and what the answer means."""
-
-    name: str
-    path: str
-    optional_fields: tuple[str, ...]
-
-    def without(self, field: str) -> Api: ...
-    def body(self, request: Request, *, model: str | None, stream: bool) -> bytes: ...
-    def event(self, answer: Answer, data: bytes, at_s: float) -> None: ...
-    def whole(self, answer: Answer, body: bytes, headers: dict[str, str]) -> None: ...
 
 
 class Exchange:
@@ -163,6 +150,7 @@ class Exchange:
         reusable = self._reader.complete and self._reader.keep_alive
         if connection is not None and not (reusable and connection.open):
             connection.close()
+        self._reader.release()
         self.record = self._make_record(outcome, at_s, error)
         self._on_done(self)
 

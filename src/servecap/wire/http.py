@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httptools
 
 
-class HttpBroken(Exception):  # noqa: N818 - it is about the response, not about us
+class HttpBroken(Exception):
     """The bytes are no HTTP response, or there are more of them than the response has."""
 
 
@@ -34,7 +36,7 @@ class ResponseReader:
         self.complete = False
         self.keep_alive = False
         self._pieces: list[bytes] = []
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of the body in *data*.
@@ -42,7 +44,7 @@ class ResponseReader:
         Raises:
             HttpBroken: this is no HTTP response, or goes on after its end.
         """
-        if self.complete:
+        if self.complete or self._parser is None:
             raise HttpBroken("the server sent bytes after the end of the response")
         try:
             self._parser.feed_data(data)
@@ -57,6 +59,10 @@ class ResponseReader:
         if self.status is not None and not self.framed:
             self.complete = True
         return self.complete
+
+    def release(self) -> None:
+        """Let go of the parser: it and this reader hold each other, and load runs without a GC."""
+        self._parser = None
 
     # called by the parser
 
