@@ -54,6 +54,8 @@ class TokenSource(StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
     role: str
     content: str
 
