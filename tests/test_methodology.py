@@ -68,6 +68,8 @@ def test_defaults_in_the_text() -> None:
     assert f"error limit of the SLO ({slo.DEFAULT_ERROR_SHARE_MAX:.0%} unless given)" in text
     assert f"interval with {verdict.CONFIDENCE:.0%} confidence" in text
     assert f"9 degrees of freedom, {steady.DRIFT_CONFIDENCE:.1%}" in text
+    assert f"when the first {steady.HOPELESS} requests have all failed" in text
+    assert f"With {scenario.OpenLoop(rate_rps=1).max_in_flight:,} in flight" in text
     assert steady.CYCLES == 2, "the text says two mean cycles"
 
 
