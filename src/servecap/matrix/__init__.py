@@ -1,0 +1,1 @@
+"""The key performance matrix: reading and writing its cells, and filling it."""

@@ -1,0 +1,136 @@
+"""A matrix as files: CSV, JSON, Markdown, and the folder that `servecap matrix` fills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from servecap.cell import Cell
+from servecap.errors import UsageError
+from servecap.matrix.journal import JOURNAL, latest, read_journal
+from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S
+from servecap.matrix.table import COLUMNS, Table, describe, out_of_range, place, read_csv, to_csv
+
+FORMATS = ("csv", "json", "md")
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Our own JSON: the version tells later readers what they have."""
+
+    cells: tuple[Cell, ...]
+    servecap_matrix: int = 1
+
+
+def read(path: Path, *, think_mean_s: float = DEFAULT_THINK_MEAN_S) -> Table:
+    """The cells of a CSV or JSON file, or of a folder that a matrix was filled in.
+
+    Args:
+        think_mean_s: mean think time behind a CSV table (JSON and folders hold checked cells).
+    Raises:
+        UsageError: nothing there, or not such a file; the message names the place in it.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix.lower() == ".json":
+        return _read_json(path)
+    if path.name == JOURNAL:
+        return _read_folder(path.parent)
+    return read_csv(path, think_mean_s=think_mean_s)
+
+
+def write(path: Path, cells: Sequence[Cell]) -> None:
+    """Writes the cells in the format that the name ends with: .csv, .json or .md.
+
+    Raises:
+        UsageError: another ending, or the file cannot be written.
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise UsageError(f"{path}: cannot tell the format; end the name in .csv, .json or .md")
+    text = {"csv": to_csv, "json": to_json, "md": to_markdown}[ending](cells)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def to_json(cells: Iterable[Cell]) -> str:
+    """The cells as one JSON document that `read` takes back unchanged."""
+    data = msgspec.json.encode(_File(tuple(cells)))
+    return msgspec.json.format(data, indent=2).decode() + "\n"
+
+
+def to_markdown(cells: Iterable[Cell]) -> str:
+    """The cells as a Markdown table for people; unknown figures read "n/a"."""
+    head = ("model", "GPU", "TP", "scenario", "users", "TTFT, s", "TPOT, ms", "errors",
+            "requests/s", "output tokens/s", "source")  # fmt: skip
+    rows = [head, tuple("---" for _ in head), *map(_markdown_row, cells)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _markdown_row(cell: Cell) -> tuple[str, ...]:
+    users = "n/a" if cell.capacity is None else str(cell.capacity.users)
+    memory = "" if cell.gpu_memory_gb is None else f" {cell.gpu_memory_gb:g} GB"
+    texts = (cell.model, cell.gpu + memory, str(cell.tp), cell.scenario, users)
+    tpot_ms = None if cell.tpot_s is None else cell.tpot_s * 1e3
+    errors = None if cell.error_rate is None else cell.error_rate * 100
+    figures = (
+        _figure(cell.ttft_s), _figure(tpot_ms), _figure(errors, "%"),
+        _figure(cell.requests_per_s), _figure(cell.output_tokens_per_s),
+    )  # fmt: skip
+    return tuple(text.replace("|", "\\|") for text in (*texts, *figures, cell.origin))
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    return "n/a" if value is None else f"{value:.4g}{unit}"
+
+
+def _read_json(path: Path) -> Table:
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not a matrix in servecap's JSON ({error})") from None
+    if file.servecap_matrix != 1:
+        raise UsageError(f"{path}: is version {file.servecap_matrix}; this servecap reads 1")
+    _check(file.cells, path)
+    return Table(cells=file.cells)
+
+
+def _check(cells: Sequence[Cell], path: Path) -> None:
+    seen: set[tuple[object, ...]] = set()
+    for index, cell in enumerate(cells):
+        figures: dict[str, float | None] = {
+            name: getattr(cell, name) for name, kind in COLUMNS.items()
+            if kind != "text" and hasattr(cell, name)
+        }  # fmt: skip
+        if cell.capacity is not None:
+            figures["max_users"] = cell.capacity.users
+            figures["users_high"] = cell.capacity.users_high
+            figures["confidence"] = cell.capacity.confidence
+        for name, value in figures.items():
+            why = None if value is None else out_of_range(name, value)
+            if why is not None:
+                raise UsageError(f"{path}: cells[{index}].{name}: {value!r} {why}")
+        if place(cell) in seen:
+            raise UsageError(f"{path}: cells[{index}]: {describe(cell)} is there twice; keep one")
+        seen.add(place(cell))
+
+
+def _read_folder(path: Path) -> Table:
+    if not (path / JOURNAL).is_file():
+        raise UsageError(f"{path}: holds no {JOURNAL}; fill it with 'servecap matrix SPEC.yaml'")
+    entries = read_journal(path / JOURNAL)
+    cells: list[Cell] = []
+    warnings: list[str] = []
+    for entry in latest(entries):
+        if entry.cell is None:
+            warnings.append(f"{path}: {entry.name} has no figures: {entry.error}")
+        else:
+            cells.append(entry.cell)
+    if not cells:
+        raise UsageError(f"{path}: no cell has figures yet; {'; '.join(warnings) or 'it is empty'}")
+    return Table(cells=tuple(cells), warnings=tuple(warnings))
