@@ -1,0 +1,140 @@
+"""A plan as plain text: the answer first, then the splits, the reasons and what is not known."""
+
+from __future__ import annotations
+
+from servecap.plan.answer import GpuPlan, ModelPlan, Plan, Split
+from servecap.report import units
+from servecap.report.table import Column, Table, lines, paragraph, text_column
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan as plain text of at most 100 columns, ending in a newline."""
+    out = paragraph(
+        f"To carry {plan.users} users at the same time (scenario {units.clean(plan.scenario)}, "
+        f"SLO {plan.slo}):"
+    )
+    for model in plan.models:
+        out += _bullet(headline(model))
+    for model in plan.models:
+        out += ["", *_model(model)]
+    if plan.left_out:
+        out += ["", "Cells of other scenarios, not used"]
+        for cell in plan.left_out:
+            out += _bullet(f"{cell.cell}: {cell.reason}")
+    if plan.caveats:
+        out += ["", "What this plan does not know"]
+        for caveat in plan.caveats:
+            out += _bullet(caveat)
+    return "\n".join(out) + "\n"
+
+
+def headline(model: ModelPlan) -> str:
+    """The model's first choice in one sentence, or why there is none."""
+    if not model.gpus:
+        return f"{model.model}: no plan, every cell is left out (see below)"
+    first = model.gpus[0]
+    best = first.best
+    cost = "" if best.usd_per_h is None else f", {best.usd_per_h:.2f} USD/h"
+    among = f"of {len(model.gpus)} GPU types " if len(model.gpus) > 1 else ""
+    by = f", {among}the {_ranked(model)}" if among else ""
+    predicted = " (predicted)" if best.origin == "predicted" else ""
+    return (
+        f"{model.model}: {_nodes(best.nodes)} of {first.gpus_per_node} x {first.gpu}, each split "
+        f"into {best.name} for {best.users_per_node} users{predicted}; {best.gpus} GPUs{cost}{by}"
+    )
+
+
+def tables(plan: Plan) -> list[Table]:
+    """One table a model: every GPU type with every usable split, best first."""
+    return [_table(model) for model in plan.models]
+
+
+def _ranked(model: ModelPlan) -> str:
+    return "lowest cost" if model.ranked_by == "usd_per_h" else "fewest GPUs"
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
+def _table(model: ModelPlan) -> Table:
+    priced = any(gpu.best.usd_per_h is not None for gpu in model.gpus)
+    columns = [
+        text_column("GPU"), text_column("split"), Column("users/node"), Column("nodes"),
+        Column("GPUs"), Column("TTFT"), Column("TPOT"), Column("errors"), text_column("source"),
+    ]  # fmt: skip
+    if priced:
+        columns.insert(5, Column("USD/h"))
+    rows = [
+        _row(gpu, split, index, priced) for gpu in model.gpus
+        for index, split in enumerate(gpu.splits)
+    ]  # fmt: skip
+    order = "by cost" if model.ranked_by == "usd_per_h" else "by GPUs"
+    return Table(
+        title=f"{units.clean(model.model)}: GPU types {order}, splits of a node by users",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=(_legend(rows),),
+    )
+
+
+def _legend(rows: list[tuple[str, ...]]) -> str:
+    tie = any(row[1].startswith("=") for row in rows)
+    return "* the best split" + ("; = carries as many users a node" if tie else "")
+
+
+def _row(gpu: GpuPlan, split: Split, index: int, priced: bool) -> tuple[str, ...]:
+    tie = index > 0 and split.users_per_node == gpu.best.users_per_node
+    mark = "*" if index == 0 else "=" if tie else " "
+    memory_and_link = units.clean(gpu.gpu + (f" {gpu.interconnect}" if gpu.interconnect else ""))
+    row = [
+        memory_and_link if index == 0 else "",
+        f"{mark} {split.name}",
+        str(split.users_per_node),
+        str(split.nodes),
+        str(split.gpus),
+        "n/a" if split.ttft_s is None else f"{split.ttft_s:.4g} s",
+        "n/a" if split.tpot_s is None else f"{split.tpot_s * 1e3:.4g} ms",
+        "n/a" if split.error_rate is None else f"{split.error_rate:.1%}",
+        split.origin,
+    ]
+    if priced:
+        row.insert(5, "n/a" if split.usd_per_h is None else f"{split.usd_per_h:.2f}")
+    return tuple(row)
+
+
+def _model(model: ModelPlan) -> list[str]:
+    out = lines(_table(model)) if model.gpus else [units.clean(model.model)]
+    if model.gpus:
+        out.append("  Why")
+        for gpu in model.gpus:
+            out += _bullet(f"{gpu.gpu}: {'. '.join(gpu.reasons)}.")
+            for warning in gpu.warnings:
+                out += _bullet(f"{gpu.gpu}, mind: {warning}.")
+    notes = _notes(model)
+    if notes:
+        out.append("  Notes on the cells of the best splits")
+        for note in notes:
+            out += _bullet(note)
+    if model.left_out:
+        out.append("  Left out")
+        for cell in model.left_out:
+            carry = ""
+            if cell.users_per_node:
+                carry = f" (a node of it would carry {cell.users_per_node} users)"
+            out += _bullet(f"{cell.cell}: {cell.reason}{carry}")
+    return out
+
+
+def _notes(model: ModelPlan) -> list[str]:
+    """Each note once, with the GPU types that it is about."""
+    about: dict[str, list[str]] = {}
+    for gpu in model.gpus:
+        for note in gpu.best.notes:
+            about.setdefault(note, []).append(gpu.gpu)
+    return [f"{', '.join(gpus)}: {note}" for note, gpus in about.items()]
+
+
+def _bullet(text: str) -> list[str]:
+    first, *rest = paragraph(units.clean(text), indent="    ")
+    return ["  - " + first[4:], *rest]
