@@ -27,7 +27,18 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "record", "slo", "scenario", "stats", "rand", "run", "cell"}),
     frozenset({"workload", "wire", "engine", "metrics", "summarize", "verdict", "steady", "audit"}),
     frozenset({"load"}),
-    frozenset({"wire.client", "preflight", "measure", "simulate", "emulate", "store", "telemetry"}),
+    frozenset(
+        {
+            "wire.client",
+            "preflight",
+            "measure",
+            "probe",
+            "simulate",
+            "emulate",
+            "store",
+            "telemetry",
+        }
+    ),
     frozenset({"search"}),
     frozenset({"matrix", "plan"}),
     frozenset({"report", "cli", "demo", "__main__"}),
