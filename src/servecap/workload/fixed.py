@@ -28,9 +28,10 @@ _ROUNDS = 200
 class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     """Lengths in tokens, and the pieces that prompts are made of.
 
-    Every piece is one token where it follows another. With a tokenizer file each prompt is
-    counted again after it was made; without one the pieces are words that practically every
-    vocabulary holds whole, and only the server's usage can confirm the length.
+    Every piece is one token, at the start (without its blank) and after another. With a
+    tokenizer file each prompt is counted again after it was made; without one the pieces are
+    words that practically every vocabulary holds whole, and only the server's usage can confirm
+    the length.
     """
 
     in_tokens: int
@@ -127,11 +128,11 @@ def _pieces(source: str, counter: Counter) -> tuple[str, ...]:
 
 
 def _of_one_token(counter: Counter, candidates: tuple[str, ...]) -> tuple[str, ...]:
-    """Those (at most 512) that count as one token after a word and after themselves."""
-    base = counter.count("one")
+    """Those (at most 512) that count as one token at the start and after themselves."""
     pieces: list[str] = []
     for piece in candidates:
-        if counter.count(f"one{piece}{piece}") == base + 2:
+        start = piece.lstrip(" ")
+        if counter.count(start) == 1 and counter.count(f"{start}{piece}{piece}") == 3:
             pieces.append(piece)
             if len(pieces) == _POOL_MAX:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter as Tally
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,7 +166,9 @@ def _load_fixed(spec: WorkloadSpec, output: str) -> Workload:
 
 def _check_exists(source: str) -> None:
     """A misspelt built-in name is answered with the names, and not only with "no such file"."""
-    if "/" in source or "\0" in source or Path(source).suffix or Path(source).exists():
+    if source.strip() and (Path(source).name != source or Path(source).suffix):
+        return  # meant as a path: reading it tells what is wrong
+    if source and os.path.exists(source):
         return
     near = difflib.get_close_matches(source, builtin.BUILTINS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
