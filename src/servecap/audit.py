@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from servecap import steady
-from servecap.metrics import Summary
+from servecap.metrics import Summary, Verdict
 from servecap.record import Record, TokenSource
 from servecap.run import Run
 from servecap.scenario import ClosedLoop
@@ -28,11 +28,15 @@ def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[st
     """
     if not inside:
         return [_empty(summary)], []
+    change = _drift(run, inside)
+    unsettled = [*_drifts(change), *_little(run, summary)]
+    if change is not None and change > 0 and summary.verdict is Verdict.FAIL:
+        # What fails now and still gets slower fails in steady state all the more.
+        unsettled = []
     reasons = [
         *_client_limited(run, summary),
         *_population(run, summary),
-        *_drifts(run, inside),
-        *_little(run, summary),
+        *unsettled,
         *_answers(run, inside),
         *_timings(run, summary),
     ]
@@ -81,11 +85,14 @@ def _population(run: Run, summary: Summary) -> list[str]:
     return []
 
 
-def _drifts(run: Run, inside: Sequence[Record]) -> list[str]:
+def _drift(run: Run, inside: Sequence[Record]) -> float | None:
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
-        return []  # a burst and a drain are never stationary: that is what was asked for
-    change = steady.drift([r.e2e_s for r in inside if r.ok])
+        return None  # a burst and a drain are never stationary: that is what was asked for
+    return steady.drift([r.e2e_s for r in inside if r.ok])
+
+
+def _drifts(change: float | None) -> list[str]:
     if change is None:
         return []
     way = "rose" if change > 0 else "fell"

@@ -70,10 +70,12 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """When there is enough: `requests` ended in the stationary window, or `duration_s` passed.
 
     `duration_s` given: the run lasts exactly that long. Otherwise it goes on until the window
-    holds `requests` requests and two cycles, at most until `max_duration_s`.
+    holds `requests` requests and two cycles, at most until `max_duration_s`; with `decide`, until
+    it also tells whether the SLO holds, looking at 1, 2 and at last 4 times `requests`.
     """
 
     requests: int = 250
+    decide: bool = False
     duration_s: float | None = None
     max_duration_s: float = 900.0
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from servecap import stats
-from servecap.metrics import Window
+from servecap import stats, verdict
+from servecap.metrics import Verdict, Window
 from servecap.record import Outcome, Record
 from servecap.scenario import ClosedLoop, Scenario
 
@@ -98,6 +98,7 @@ class Enough:
         self._records: list[Record] = []
         self._look_again = scenario.stop.requests
         load = scenario.load
+        self._next_look = scenario.stop.requests
         self._one_was_well = False
         self._by_count = isinstance(load, ClosedLoop) and (
             load.queue is not None or load.each is not None
@@ -137,7 +138,23 @@ class Enough:
             return None
         if drift(response_s) is not None:
             return None
+        if self._scenario.stop.decide and not self._decided(inside):
+            return None
         return f"{len(inside)} requests ended in a stationary window"
+
+    def _decided(self, inside: Sequence[Record]) -> bool:
+        """Whether the SLO's verdict is settled, or the last look has been taken.
+
+        Looks are few (at n, 2n, 4n requests) and each is stricter for it: to stop at the first
+        favourable moment of many would be to choose the answer.
+        """
+        if len(inside) < self._next_look:
+            return False
+        self._next_look *= 2
+        if self._next_look > 2 ** (verdict.LOOKS - 1) * self._scenario.stop.requests:
+            return True
+        checks = verdict.check_all(self._scenario, inside)
+        return verdict.overall([c.verdict for c in checks]) is not Verdict.UNSURE
 
     def _think_s(self) -> float:
         load = self._scenario.load

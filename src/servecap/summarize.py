@@ -30,7 +30,7 @@ def summarize(run: Run) -> Summary:
     good = [r for r in inside if r.ok]
     span_s = window.end_s - window.start_s
     by_server = scenario.timings == "server"
-    checks = tuple(verdict.check(x, inside, server=by_server) for x in scenario.slo.limits)
+    checks = verdict.check_all(scenario, inside)
     in_flight_mean, in_flight_max = in_flight(records, window)
     failed = len(inside) - len(good)
     prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)

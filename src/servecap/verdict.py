@@ -10,9 +10,11 @@ import numpy as np
 from servecap import stats
 from servecap.metrics import LimitCheck, Verdict
 from servecap.record import Record
+from servecap.scenario import Scenario
 from servecap.slo import Limit, Slo
 
 CONFIDENCE = 0.95
+LOOKS = 3  # times that a run which goes on until it can decide may look at its verdict
 _MOST_NEEDED = 100_000  # a larger wish is no advice
 
 Value = Callable[[Record], float | None]
@@ -45,13 +47,42 @@ _CLIENT: dict[str, Value] = {
 _SERVER: dict[str, Value] = {
     "ttft": _server_ttft,
     "tpot": lambda r: r.server.tpot_s if r.server else None,
-    "e2e": lambda r: (r.server.total_s or r.server.inference_s) if r.server else None,
+    "e2e": lambda r: r.server.inference_s if r.server else None,
     "gap": lambda _: None,
     "queue": lambda r: r.server.queue_s if r.server else None,
 }
 
 
-def check(limit: Limit, records: Sequence[Record], *, server: bool = False) -> LimitCheck:
+def confidence_for(scenario: Scenario) -> float:
+    """The confidence of each look, so that all looks of a run together have `CONFIDENCE`.
+
+    Source:
+        Bonferroni's inequality: P(any of k looks errs) <= k x P(one errs).
+
+    >>> from servecap.scenario import ClosedLoop, StopRule
+    >>> round(confidence_for(Scenario(load=ClosedLoop(users=1), stop=StopRule(decide=True))), 4)
+    0.9833
+    """
+    return 1 - (1 - CONFIDENCE) / (LOOKS if scenario.stop.decide else 1)
+
+
+def check_all(scenario: Scenario, records: Sequence[Record]) -> tuple[LimitCheck, ...]:
+    """Every limit of the scenario's SLO held against the records, by the clock it asks for."""
+    by_server = scenario.timings == "server"
+    confidence = confidence_for(scenario)
+    return tuple(
+        check(limit, records, server=by_server, confidence=confidence)
+        for limit in scenario.slo.limits
+    )
+
+
+def check(
+    limit: Limit,
+    records: Sequence[Record],
+    *,
+    server: bool = False,
+    confidence: float = CONFIDENCE,
+) -> LimitCheck:
     """The limit held against the records (in the order in which they ended).
 
     Means are over successful requests and get a batch-means interval; percentiles count a
@@ -68,12 +99,12 @@ def check(limit: Limit, records: Sequence[Record], *, server: bool = False) -> L
     attained = sum(v <= limit.at_most_s for v in good)
     share = attained / (len(good) + failed)
     if limit.quantile is None:
-        return _check_mean(limit, good, share)
-    return _check_quantile(limit, good + [math.inf] * failed, share)
+        return _check_mean(limit, good, share, confidence)
+    return _check_quantile(limit, good + [math.inf] * failed, share, confidence)
 
 
-def _check_mean(limit: Limit, values: list[float], share: float) -> LimitCheck:
-    interval = stats.batch_means(values, confidence=CONFIDENCE)
+def _check_mean(limit: Limit, values: list[float], share: float, confidence: float) -> LimitCheck:
+    interval = stats.batch_means(values, confidence=confidence)
     if interval is None:
         return LimitCheck(
             limit=limit,
@@ -101,9 +132,11 @@ def _check_mean(limit: Limit, values: list[float], share: float) -> LimitCheck:
     )
 
 
-def _check_quantile(limit: Limit, values: list[float], share: float) -> LimitCheck:
+def _check_quantile(
+    limit: Limit, values: list[float], share: float, confidence: float
+) -> LimitCheck:
     quantile = limit.quantile or 1.0
-    interval = stats.quantile_interval(values, quantile, confidence=CONFIDENCE)
+    interval = stats.quantile_interval(values, quantile, confidence=confidence)
     if interval is None:
         raise ValueError("no values")  # check() never passes an empty list
     over = sum(v > limit.at_most_s for v in values)
@@ -119,7 +152,7 @@ def _check_quantile(limit: Limit, values: list[float], share: float) -> LimitChe
     verdict = _against(limit.at_most_s, interval.low, interval.high)
     needed = None
     if verdict is Verdict.UNSURE and over / len(values) < 1 - quantile:
-        wanted = stats.requests_needed(over, quantile=quantile, confidence=(1 + CONFIDENCE) / 2)
+        wanted = stats.requests_needed(over, quantile=quantile, confidence=(1 + confidence) / 2)
         needed = _more(wanted, len(values))
     return LimitCheck(
         limit=limit,

@@ -1,0 +1,84 @@
+"""The command line: `servecap run`, `find`, `matrix`, `plan`, `emulate`, `report`, `demo`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from servecap import __version__
+from servecap.errors import ServecapError
+
+# name -> what `servecap --help` says of it; the modules themselves load only when they are used
+COMMANDS = {
+    "run": "Load a server with users (or a rate of requests) and report every figure.",
+    "find": "Find the most users for whom the SLO holds.",
+    "matrix": "Fill the key performance matrix: model x GPU x TP x scenario.",
+    "plan": "From a matrix to a deployment: which GPU, how split, how many nodes.",
+    "emulate": "Serve like an LLM server, without a GPU.",
+    "report": "Show stored runs, searches and matrices; write one HTML page.",
+    "demo": "The whole way on the embedded emulator, in under three minutes.",
+}
+
+EPILOG = """\b
+Examples:
+  servecap run --url http://localhost:8000 --users 64
+  servecap find --url http://localhost:8000 --slo "ttft.p95<2s,tpot.mean<80ms"
+  servecap plan cells.csv --users 10000 --gpus-per-node 8
+\b
+Exit codes: 0 done; 1 an SLO does not hold; 2 bad usage or file; 3 the server cannot be
+used; 4 the run is INVALID; 130 ended by Ctrl-C.
+"""
+
+
+class _Lazy(click.Group):
+    """Lists the commands without loading them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"servecap.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Lazy,
+    epilog=EPILOG,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "SERVECAP",
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, prog_name="servecap")
+def cli() -> None:
+    """How many users can this LLM service carry, and what must I buy to carry more?"""
+
+
+def main() -> None:
+    """Run the command line; a deliberate failure is one line on stderr and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except ServecapError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("ended by Ctrl-C", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` is no failure
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

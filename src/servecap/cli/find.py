@@ -1,0 +1,153 @@
+"""`servecap find`: the most users for whom the SLO holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servecap.cli import options, output, progress
+from servecap.cli.run import target_spec
+
+if TYPE_CHECKING:
+    from servecap.metrics import Summary
+    from servecap.probe import Bench
+    from servecap.run import Run
+    from servecap.scenario import Scenario
+    from servecap.search import Level, SearchResult
+
+SEARCH = "search.json"
+
+
+@click.command("find")
+@options.target_options
+@click.option("--start", type=int, default=8, show_default=True, help="Users of the first level.")
+@click.option("--max-users", type=int, default=10_000, show_default=True)
+@click.option(
+    "--precision",
+    default="5%",
+    show_default=True,
+    help="Width of the answer's interval that is narrow enough.",
+)
+@options.workload_options
+@options.judge_options
+@options.output_options
+def command(**given: Any) -> int:
+    """Find the most users for whom the SLO holds.
+
+    Levels of users are widened until one fails, then the bracket is halved. Only valid runs
+    decide; a level that cannot be told apart from the limit stays in the interval.
+
+    \b
+    Examples:
+      servecap find --url http://localhost:8000
+      servecap find --url http://localhost:8000 --slo "ttft.p95<2s,tpot.mean<80ms,error_rate<1%"
+    """
+    from servecap.probe import open_bench
+    from servecap.report import html
+    from servecap.report.search_text import search_text
+    from servecap.store import write_json
+
+    scenario = options.scenario(given, options.closed_loop(given, given["start"]))
+    out = output.unused(output.folder(given["out"], "find"))
+    bench = open_bench(target_spec(given), scenario.workload, scenario.timeouts)
+    result, runs = search_with(
+        bench,
+        scenario,
+        out,
+        start=given["start"],
+        max_users=given["max_users"],
+        precision=share(given["precision"]),
+        quiet=given["quiet"],
+    )
+    write_json(out / SEARCH, result)
+    html.write_html(out / "report.html", runs=runs, search=result)
+    if given["as_json"]:
+        output.print_json(result)
+    else:
+        click.echo(search_text(result))
+        click.echo(f"\nkept in {out}: report.html, search.json, a folder for each level")
+    return 0 if result.capacity.users > 0 else 1
+
+
+def search_with(
+    bench: Bench,
+    scenario: Scenario,
+    out: Path,
+    *,
+    start: int,
+    max_users: int,
+    precision: float,
+    quiet: bool,
+) -> tuple[SearchResult, list[tuple[Run, Summary]]]:
+    """The search on a prepared server; also the run at capacity, for the report."""
+    from servecap.run import Status
+    from servecap.search import find
+    from servecap.store import read_run
+
+    count = 0
+
+    def probe(level: Scenario) -> Run:
+        nonlocal count
+        count += 1
+        display = progress.Display(level, quiet=quiet)
+        try:
+            run = bench.run(level, out / f"{count:02d}-users-{level.users}", display)
+        finally:
+            display.close()
+        if run.header.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        return run
+
+    def on_level(level: Level) -> None:
+        progress.say(level_line(level), quiet=quiet)
+
+    result = find(
+        probe,
+        scenario,
+        start=start,
+        max_users=max_users,
+        precision=precision,
+        on_level=on_level,
+    )
+    best = result.at_capacity
+    runs = [(read_run(Path(best.run_path)), best.summary)] if best and best.run_path else []
+    return result, runs
+
+
+def level_line(level: Level) -> str:
+    """One level in one line."""
+    from servecap.report import units
+
+    means = [
+        f"{name.upper()} {units.seconds(found.mean)}"
+        for name in ("ttft", "tpot")
+        if (found := level.summary.client.get(name)) is not None
+    ]
+    verdict = level.verdict.upper() if level.valid else "INVALID"
+    colour = {"PASS": "green", "FAIL": "red"}.get(verdict, "yellow")
+    return "  ".join(
+        [
+            f"{level.users:6d} users",
+            click.style(f"{verdict:7}", fg=colour),
+            *means,
+            f"{level.summary.requests} requests",
+            f"({level.why})" if level.valid else f"({'; '.join(level.summary.invalid_reasons)})",
+        ]
+    )
+
+
+def share(text: str) -> float:
+    """A share written as 5% or 0.05.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from servecap.errors import UsageError
+
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise UsageError(f"--precision {text!r} is no share: write 5% or 0.05") from None
+    return value / 100 if text.endswith("%") else value

@@ -1,0 +1,196 @@
+"""The options that `run`, `find` and `matrix` share, and what they amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from servecap import slo as slos
+from servecap.errors import UsageError
+from servecap.scenario import ClosedLoop, OpenLoop, Scenario, StopRule, Timeouts, WorkloadSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Range(click.ParamType[tuple[float, float]]):
+    """A range of seconds written as 1..3, or one number."""
+
+    name = "LOW..HIGH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        low, dots, high = str(value).partition("..")
+        try:
+            pair = (float(low), float(high if dots else low))
+        except ValueError:
+            self.fail(f"{value!r} is no range of seconds: write 1..3, or one number", param, ctx)
+        if not 0 <= pair[0] <= pair[1] < float("inf"):
+            self.fail(f"{value!r} must run from a smaller to a larger number >= 0", param, ctx)
+        return pair
+
+
+def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+target_options = _stack(
+    click.option("--url", required=True, help="Base URL of the server, with or without /v1."),
+    click.option(
+        "--api",
+        default="auto",
+        show_default=True,
+        metavar="API",
+        help="auto, openai-chat, openai-completions or tgi.",
+    ),
+    click.option("--model", help="Model to ask for.  [default: the first at /v1/models]"),
+    click.option("--stream/--no-stream", default=True, help="Stream the answers.  [default: on]"),
+    click.option(
+        "--header", "headers", multiple=True, metavar="'Name: value'", help="Extra request header."
+    ),
+    click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
+    click.option("--ca-file", type=click.Path(dir_okay=False), help="CA certificates to trust."),
+)
+
+workload_options = _stack(
+    click.option(
+        "--workload",
+        default="chat-en",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="chat-en, chat-zh, docqa-en, docqa-zh, fixed:IN/OUT, or a data set's path.",
+    ),
+    click.option("--format", "data_format", metavar="FORMAT", help="Format of the data set."),
+    click.option(
+        "--output",
+        "output",
+        default="data",
+        show_default=True,
+        metavar="data|natural|N",
+        help="Answer length: as in the data, as the model likes, or exactly N tokens.",
+    ),
+    click.option(
+        "--repeat-prompts", is_flag=True, help="Do not make each prompt unique (tests caching)."
+    ),
+    click.option("--tokenizer", metavar="FILE", help="tokenizer.json to count tokens with."),
+)
+
+judge_options = _stack(
+    click.option(
+        "--slo",
+        default=slos.DEFAULT_SLO_TEXT,
+        show_default=True,
+        help="Limits as metric.statistic<value; also error_rate<5%.",
+    ),
+    click.option(
+        "--timings",
+        type=click.Choice(["client", "server", "both"]),
+        default="client",
+        show_default=True,
+        help="Whose clock the SLO is held against (server: TGI headers, llama.cpp timings).",
+    ),
+    click.option("--think", type=Range(), default="1..3", show_default=True, help="Seconds."),
+    click.option("--ramp", type=float, metavar="S", help="Ramp-in time.  [default: one cycle]"),
+    click.option(
+        "--requests",
+        type=click.IntRange(1),
+        help="Requests that must end in the measured window.  [default: 250]",
+    ),
+    click.option("--max-duration", type=float, default=900.0, show_default=True, metavar="S"),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--request-timeout", type=float, default=600.0, show_default=True, metavar="S"),
+)
+
+output_options = _stack(
+    click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+)
+
+
+def workload_spec(options: dict[str, Any]) -> WorkloadSpec:
+    """The workload that the options ask for."""
+    return WorkloadSpec(
+        source=options["workload"],
+        format=options["data_format"],
+        output=options["output"],
+        unique=not options["repeat_prompts"],
+        tokenizer=options["tokenizer"],
+    )
+
+
+def timeouts(options: dict[str, Any]) -> Timeouts:
+    """Timeouts under the one that users set."""
+    total_s = _positive("--request-timeout", options["request_timeout"])
+    base = Timeouts()
+    return Timeouts(
+        connect_s=min(base.connect_s, total_s),
+        first_token_s=min(base.first_token_s, total_s),
+        gap_s=min(base.gap_s, total_s),
+        total_s=total_s,
+    )
+
+
+def scenario(options: dict[str, Any], load: ClosedLoop | OpenLoop) -> Scenario:
+    """The scenario that the options ask for, under *load*.
+
+    Raises:
+        UsageError: two options contradict each other.
+    """
+    duration_s = options.get("duration")
+    if duration_s is not None and options["requests"] is not None:
+        raise UsageError("--duration and --requests are two stop rules: give one of them")
+    stop = StopRule(
+        requests=options["requests"] or 250,
+        duration_s=None if duration_s is None else _positive("--duration", duration_s),
+        max_duration_s=_positive("--max-duration", options["max_duration"]),
+    )
+    return Scenario(
+        load=load,
+        workload=workload_spec(options),
+        slo=slos.parse(options["slo"]),
+        stop=stop,
+        timeouts=timeouts(options),
+        timings=options["timings"],
+        seed=options["seed"],
+    )
+
+
+def closed_loop(options: dict[str, Any], users: int) -> ClosedLoop:
+    """N users, with the stop rules that belong to them.
+
+    Raises:
+        UsageError: a count that cannot be, or two stop rules at once.
+    """
+    queue, each = options.get("queue"), options.get("each")
+    if users < 1:
+        raise UsageError(f"--users {users}: at least one user is needed")
+    if queue is not None and queue < users:
+        raise UsageError(
+            f"--queue {queue} is smaller than --users {users}: some users would never send; "
+            "queue at least as many requests as there are users"
+        )
+    given = [
+        name for name in ("queue", "each", "requests", "duration") if options.get(name) is not None
+    ]
+    if (queue is not None or each is not None) and len(given) > 1:
+        names = " and ".join(f"--{name}" for name in given)
+        raise UsageError(f"{names} are different stop rules: give one of them")
+    if options["ramp"] is not None and options["ramp"] < 0:
+        raise UsageError(f"--ramp {options['ramp']:g} must be 0 s or more")
+    return ClosedLoop(
+        users=users, think_s=options["think"], queue=queue, each=each, ramp_s=options["ramp"]
+    )
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} {value:g} must be more than 0 s")
+    return value

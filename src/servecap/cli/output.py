@@ -1,0 +1,66 @@
+"""Where results go: folders, JSON on stdout, exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from servecap.errors import UsageError
+from servecap.metrics import Summary, Verdict
+from servecap.run import Run, Status
+
+HOME = Path("servecap-runs")
+SUMMARY = "summary.json"
+
+
+def folder(out: str | None, kind: str) -> Path:
+    """The folder asked for, else a new one under servecap-runs/ named by kind and time."""
+    if out is not None:
+        return Path(out)
+    stem = f"{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path, count = HOME / stem, 1
+    while path.exists():
+        count += 1
+        path = HOME / f"{stem}-{count}"
+    return path
+
+
+def print_json(value: Any) -> None:
+    """*value* on stdout as JSON; numbers that are not finite become null."""
+    click.echo(json.dumps(_finite(msgspec.to_builtins(value)), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def run_exit_code(run: Run, summary: Summary) -> int:
+    """130 ended early; 4 INVALID; 1 the SLO fails; else 0 (also when UNSURE)."""
+    if run.header.status is Status.INTERRUPTED:
+        return 130
+    if not summary.valid:
+        return 4
+    return 1 if summary.verdict is Verdict.FAIL else 0
+
+
+def unused(path: Path) -> Path:
+    """*path*, if nothing is there yet.
+
+    Raises:
+        UsageError: it exists.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"--out {str(path)!r} exists already: name another folder")
+    return path

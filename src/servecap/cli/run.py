@@ -1,0 +1,113 @@
+"""`servecap run`: one load test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servecap.cli import options, output, progress
+from servecap.errors import UsageError
+from servecap.scenario import ClosedLoop, OpenLoop
+
+if TYPE_CHECKING:
+    from servecap.metrics import Summary
+    from servecap.probe import TargetSpec
+    from servecap.run import Run
+
+
+@click.command("run")
+@options.target_options
+@click.option("--users", type=int, help="Users of the closed loop.  [default: 16]")
+@click.option(
+    "--rate", type=float, metavar="RPS", help="Open loop: requests per second instead of users."
+)
+@click.option("--arrivals", type=click.Choice(["poisson", "constant"]), help="With --rate.")
+@click.option("--queue", type=click.IntRange(1), help="Classic rule: so many requests in all.")
+@click.option("--each", type=click.IntRange(1), help="Older test: so many requests per user.")
+@click.option("--duration", type=float, metavar="S", help="Run exactly that long.")
+@options.workload_options
+@options.judge_options
+@options.output_options
+def command(**given: Any) -> int:
+    """Load a server with users (or a rate of requests) and report every figure.
+
+    Each of N users takes a request from one shared queue, reads the answer to its end, thinks 1 to
+    3 s, and goes on. The run ends when 250 requests have ended in a stationary window.
+
+    \b
+    Examples:
+      servecap run --url http://localhost:8000 --users 64
+      servecap run --url http://localhost:8000 --users 64 --queue 250      # classic
+      servecap run --url http://localhost:8000 --users 64 --each 1 --workload fixed:42/285
+      servecap run --url http://localhost:8000 --rate 5 --duration 60
+
+    The API key is read from SERVECAP_API_KEY, else OPENAI_API_KEY.
+    """
+    from servecap import summarize
+    from servecap.probe import open_bench
+    from servecap.report import text
+
+    scenario = options.scenario(given, _load(given))
+    out = output.unused(output.folder(given["out"], "run"))
+    bench = open_bench(target_spec(given), scenario.workload, scenario.timeouts)
+    quiet = given["quiet"]
+    for note in bench.prepared.notes:
+        progress.say(f"note: {note}", quiet=quiet)
+    target = bench.prepared.target
+    progress.say(f"testing {target.model or target.url} by {target.api}", quiet=quiet)
+    display = progress.Display(scenario, quiet=quiet)
+    try:
+        run = bench.run(scenario, out, display)
+    finally:
+        display.close()
+    summary = summarize.summarize(run)
+    keep(run, summary, out)
+    if given["as_json"]:
+        output.print_json({"run": run.header, "path": run.path, "summary": summary})
+    else:
+        click.echo(text.summary_text(run, summary))
+        click.echo(f"\nkept in {out}: report.html, summary.json, records.jsonl")
+    return output.run_exit_code(run, summary)
+
+
+def keep(run: Run, summary: Summary, out: Path) -> None:
+    """Write the run's summary and its page beside its records."""
+    from servecap.report import html
+    from servecap.store import write_json
+
+    write_json(out / output.SUMMARY, summary)
+    html.write_html(out / "report.html", runs=[(run, summary)])
+
+
+def target_spec(given: dict[str, Any]) -> TargetSpec:
+    """The server that the options name."""
+    from servecap.probe import TargetSpec
+    from servecap.wire.endpoint import Security
+
+    return TargetSpec(
+        url=given["url"],
+        api=given["api"],
+        model=given["model"],
+        stream=given["stream"],
+        headers=given["headers"],
+        security=Security(insecure=given["insecure"], ca_file=given["ca_file"]),
+    )
+
+
+def _load(given: dict[str, Any]) -> ClosedLoop | OpenLoop:
+    rate = given["rate"]
+    if rate is None:
+        if given["arrivals"] is not None:
+            raise UsageError("--arrivals says how a --rate arrives: give a rate")
+        return options.closed_loop(given, 16 if given["users"] is None else given["users"])
+    for name in ("users", "queue", "each", "ramp"):
+        if given[name] is not None:
+            raise UsageError(
+                f"--rate and --{name} contradict each other: a rate has no fixed users; "
+                "give one of them"
+            )
+    if not 0 < rate < float("inf"):
+        raise UsageError(f"--rate {rate:g} must be more than 0 requests per second")
+    return OpenLoop(rate_rps=rate, arrivals=given["arrivals"] or "poisson")

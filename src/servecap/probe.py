@@ -1,0 +1,89 @@
+"""A server and a workload made ready once, so that any scenario can be measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from servecap.measure import OnProgress, measure, run_async
+from servecap.preflight import Prepared, prepare
+from servecap.run import Run
+from servecap.scenario import Scenario, Timeouts, WorkloadSpec
+from servecap.wire.endpoint import Security, resolve
+from servecap.workload import source, tokens
+
+_NATURAL_TOKENS = 200  # assumed for the ramp only, where an answer's length is the model's choice
+
+
+class TargetSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user says of the server."""
+
+    url: str
+    api: str = "auto"
+    model: str | None = None
+    stream: bool = True
+    headers: tuple[str, ...] = ()
+    security: Security = msgspec.field(default_factory=Security)
+
+
+class Bench:
+    """A prepared server, a loaded workload, and where runs are kept."""
+
+    def __init__(
+        self, prepared: Prepared, workload: source.Workload, tokenizer: str | None
+    ) -> None:
+        self.prepared = prepared
+        self.workload = workload
+        self._tokenizer = tokenizer
+
+    def run(self, scenario: Scenario, out: Path, on_progress: OnProgress | None = None) -> Run:
+        """The scenario measured on the server, kept in *out*.
+
+        Raises:
+            ServecapError: see `measure.measure`.
+        """
+        return measure(
+            scenario,
+            self.prepared,
+            self.workload.requests(scenario.seed),
+            response_guess_s=self.prepared.response_guess_s(self._output_tokens()),
+            out=out,
+            workload_note=self.workload.note,
+            count_tokens=self._counter(),
+            on_progress=on_progress,
+        )
+
+    def _output_tokens(self) -> float:
+        asked = [r.max_output_tokens for r in islice(self.workload.requests(0), 50)]
+        known = [float(n) for n in asked if n is not None]
+        return sum(known) / len(known) if len(known) == len(asked) else _NATURAL_TOKENS
+
+    def _counter(self) -> Callable[[str], int] | None:
+        return tokens.counter(self._tokenizer).count if self._tokenizer else None
+
+
+def open_bench(target: TargetSpec, workload: WorkloadSpec, timeouts: Timeouts) -> Bench:
+    """The workload loaded, and the server found to answer one request.
+
+    The workload comes first: its errors are found without touching the server.
+
+    Raises:
+        UsageError: the workload or the target cannot be read.
+        EndpointError: the server cannot be used.
+    """
+    loaded = source.load(workload)
+    endpoint = resolve(target.url, headers=target.headers, security=target.security)
+    prepared = run_async(
+        prepare(
+            endpoint,
+            url=target.url,
+            api=target.api,
+            model=target.model,
+            stream=target.stream,
+            timeouts=timeouts,
+        )
+    )
+    return Bench(prepared, loaded, workload.tokenizer)

@@ -1,0 +1,84 @@
+"""What `servecap find` prints at the end: the answer first, then every level that led to it."""
+
+from __future__ import annotations
+
+from servecap.metrics import Summary
+from servecap.report import units
+from servecap.report.table import Column, Table, lines, paragraph, text_column
+from servecap.search import Level, SearchResult
+
+
+def search_text(result: SearchResult) -> str:
+    """The whole result of a search as plain text, at most 100 columns, ending in a newline."""
+    out = [*paragraph(headline(result)), "", *paragraph(meaning(result)), ""]
+    out += lines(level_table(result))
+    return "\n".join(out) + "\n"
+
+
+def headline(result: SearchResult) -> str:
+    """The capacity in one sentence that can be quoted."""
+    capacity = result.capacity
+    if capacity.users == 0:
+        return f"concurrency_users: 0. Not even one user is served within {result.scenario.slo}."
+    if capacity.users_high is None:
+        return (
+            f"concurrency_users: at least {capacity.users:,}. The SLO {result.scenario.slo} "
+            "held at every level that was tried; the limit was not found."
+        )
+    return (
+        f"concurrency_users: {capacity.users:,} (the limit lies within {capacity.users:,} and "
+        f"{capacity.users_high:,}), under {result.scenario.slo}."
+    )
+
+
+def meaning(result: SearchResult) -> str:
+    """What limits, what is promised and why the search ended."""
+    capacity = result.capacity
+    parts = []
+    if capacity.limited_by is not None and capacity.users_high is not None:
+        parts.append(
+            f"At {capacity.users_high + 1:,} users {capacity.limited_by} was broken first."
+        )
+    if capacity.confidence is not None:
+        parts.append(f"Each level's verdict has {capacity.confidence:.0%} confidence.")
+    parts.append(f"The search ended because {result.stop_reason}.")
+    return " ".join(parts)
+
+
+def level_table(result: SearchResult) -> Table:
+    """Every level in the order in which it was tried."""
+    columns = (
+        Column("users"),
+        text_column("verdict"),
+        Column("TTFT mean"),
+        Column("TPOT mean"),
+        Column("QPS"),
+        Column("TPS"),
+        Column("errors"),
+        Column("requests"),
+        text_column("why it was tried"),
+    )
+    return Table(
+        "Levels, in the order in which they were tried", columns, tuple(map(_row, result.levels))
+    )
+
+
+def _row(level: Level) -> tuple[str, ...]:
+    s = level.summary
+    why = level.why if level.valid else f"{level.why}; {'; '.join(s.invalid_reasons)}"
+    return (
+        f"{level.users:,}",
+        level.verdict.upper() if level.valid else "INVALID",
+        _mean(s, "ttft"),
+        _mean(s, "tpot"),
+        units.count(s.qps),
+        units.count(s.output_tps),
+        units.share(s.error_rate),
+        f"{s.requests:,}",
+        why,
+    )
+
+
+def _mean(summary: Summary, metric: str) -> str:
+    found = summary.client.get(metric) or summary.server.get(metric)
+    return units.seconds(None if found is None else found.mean)
