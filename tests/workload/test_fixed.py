@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trained import byte_pairs, sentence_pieces, single_bytes
 
 from servecap.errors import UsageError
 from servecap.workload import fixed, tokens
 from servecap.workload.words import WORDS, Draws
 
 
-@pytest.mark.parametrize("which", ["tokenizer_file", "sentence_file", "bytes_file"])
+@pytest.mark.parametrize("tokenizer", [byte_pairs, sentence_pieces, single_bytes])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 42, 700])
-def test_prompts_have_exactly_that_many_tokens(
-    which: str, length: int, request: pytest.FixtureRequest
-) -> None:
-    path: str = request.getfixturevalue(which)
-    counter = tokens.counter(path)
+def test_prompts_have_exactly_that_many_tokens(tokenizer: Callable[[], str], length: int) -> None:
+    counter = tokens.counter(tokenizer())
     plan = fixed.parse(f"fixed:{length}/9", counter)
     for made in islice(plan.requests(seed=3), 12):
         assert counter.count(made.messages[0].content) == length

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trained import byte_pairs
 
 from servecap.errors import UsageError
 from servecap.record import Request, TokenSource
@@ -154,8 +155,8 @@ def test_records_without_an_answer_are_dropped_only_where_it_is_needed(tmp_path:
     assert len(load(WorkloadSpec(source=path, output="9")).samples) == 2
 
 
-def test_a_tokenizer_replaces_the_estimate(tokenizer_file: str) -> None:
-    workload = load(WorkloadSpec(source="chat-en", tokenizer=tokenizer_file))
+def test_a_tokenizer_replaces_the_estimate() -> None:
+    workload = load(WorkloadSpec(source="chat-en", tokenizer=byte_pairs()))
     assert workload.token_source is TokenSource.TOKENIZER
     assert "estimated" not in workload.note
     assert workload.records == len(workload.samples) + sum(workload.dropped.values())
@@ -212,7 +213,7 @@ def test_what_makes_no_sense_is_told_in_one_line(spec: WorkloadSpec, message: st
 
 def test_prompts_without_answers_need_an_output_length(tmp_path: Path) -> None:
     path = write(tmp_path, {"prompt": "Why?"})
-    with pytest.raises(UsageError, match="--output-tokens N for exactly N"):
+    with pytest.raises(UsageError, match="--output N for exactly N tokens, or --output natural"):
         load(WorkloadSpec(source=path))
 
 

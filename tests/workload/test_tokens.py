@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trained import byte_pairs
 
 from servecap.errors import UsageError
 from servecap.record import TokenSource
 from servecap.workload import builtin, tokens
 
 
-def test_a_tokenizer_file_counts_as_it_does_itself(tokenizer_file: str) -> None:
-    counter = tokens.counter(tokenizer_file)
+def test_a_tokenizer_file_counts_as_it_does_itself() -> None:
+    counter = tokens.counter(byte_pairs())
     assert counter.source is TokenSource.TOKENIZER
     assert counter.count("") == 0
     assert counter.count("xyzzy") >= counter.count("the") >= 1
-    folder = str(Path(tokenizer_file).parent)
+    folder = str(Path(byte_pairs()).parent)
     assert tokens.counter(folder).count("the house") == counter.count("the house")
 
 
@@ -52,9 +53,9 @@ def test_an_estimate_is_positive_and_grows_with_the_text(text: str) -> None:
     assert count(f"{text}\nmore words") >= count(text)
 
 
-def test_the_estimate_is_near_a_vocabulary_trained_on_other_texts(tokenizer_file: str) -> None:
+def test_the_estimate_is_near_a_vocabulary_trained_on_other_texts() -> None:
     # The trained vocabulary is small (4000 pieces), so it needs more tokens than a real one.
-    exact, estimate = tokens.counter(tokenizer_file), tokens.Estimate()
+    exact, estimate = tokens.counter(byte_pairs()), tokens.Estimate()
     texts = [sample.text for sample in builtin.load("chat-en").samples[::2]]
     ratio = sum(map(estimate.count, texts)) / sum(map(exact.count, texts))
     assert 0.6 < ratio < 1.0

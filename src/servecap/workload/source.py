@@ -235,7 +235,7 @@ def _filter(parsed: Parsed, source: str, output: str) -> Parsed:
         if not any(sample.answer_tokens for sample in parsed.samples) and parsed.samples:
             raise UsageError(
                 f"workload {source} has no answers to take the output length from: give"
-                " --output-tokens N for exactly N, or --output-tokens natural"
+                " --output N for exactly N tokens, or --output natural"
             )
         outcomes = [_answered(out) if isinstance(out, Sample) else out for out in outcomes]
     kept = tally(parsed.format, outcomes)
