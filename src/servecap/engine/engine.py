@@ -104,17 +104,16 @@ class Engine:
         """
         if request.id in self._sequences:
             raise ValueError(f"request {request.id} is already in the engine")
-        sequence = Sequence(
-            request.id,
-            prompt_tokens=request.prompt_tokens,
-            output_tokens=request.output_tokens,
-            reserve_tokens=request.reserve_tokens or request.output_tokens,
-        )
+        sequence = _sequence(request)
         reason = self._refusal(sequence)
         if reason is None:
             self._sequences[request.id] = sequence
             self._queues.waiting.append(sequence)
         return reason
+
+    def refusal(self, request: EngineRequest) -> str | None:
+        """Why the request could never be served; None: it could."""
+        return self._refusal(_sequence(request))
 
     def _refusal(self, sequence: Sequence) -> str | None:
         total = sequence.prompt_tokens + sequence.reserve_tokens
@@ -191,3 +190,12 @@ class Engine:
         else:
             self._queues.waiting.remove(sequence)
         return True
+
+
+def _sequence(request: EngineRequest) -> Sequence:
+    return Sequence(
+        request.id,
+        prompt_tokens=request.prompt_tokens,
+        output_tokens=request.output_tokens,
+        reserve_tokens=request.reserve_tokens or request.output_tokens,
+    )
