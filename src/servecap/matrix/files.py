@@ -9,7 +9,7 @@ import msgspec
 
 from servecap.cell import Cell
 from servecap.errors import UsageError
-from servecap.matrix.journal import JOURNAL, latest, read_journal
+from servecap.matrix.journal import GONE, JOURNAL, latest, read_journal
 from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S
 from servecap.matrix.table import COLUMNS, Table, describe, out_of_range, place, read_csv, to_csv
 
@@ -127,6 +127,8 @@ def _read_folder(path: Path) -> Table:
     cells: list[Cell] = []
     warnings: list[str] = []
     for entry in latest(entries):
+        if entry.error == GONE:
+            continue
         if entry.cell is None:
             warnings.append(f"{path}: {entry.name} has no figures: {entry.error}")
         else:

@@ -12,6 +12,7 @@ from servecap.cell import Cell
 from servecap.errors import UsageError
 
 JOURNAL = "cells.jsonl"
+GONE = "no longer in the spec"  # the error of a place that a later spec has dropped
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
