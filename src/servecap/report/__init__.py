@@ -1,0 +1,1 @@
+"""What people read: plain text, charts and one self-contained HTML file."""

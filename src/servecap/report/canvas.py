@@ -1,0 +1,376 @@
+"""Drawing: one palette for light and dark, and charts as SVG text or PNG bytes.
+
+A chart is drawn once with marker colours; in the SVG these become CSS variables, so that the
+same file follows the reader's light or dark page. No global state of matplotlib is used.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import matplotlib as mpl
+import msgspec
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from servecap.report.table import Table
+from servecap.stats import Floats
+
+Colour = Literal[
+    "page", "card", "ink", "muted", "rule", "shade",
+    "blue", "teal", "amber", "red", "violet", "grey",
+]  # fmt: skip
+
+# Text colours (ink, muted, and the tones used for words) keep a contrast of 4.5 on page and card.
+LIGHT: dict[Colour, str] = {
+    "page": "#f7f7f5", "card": "#ffffff", "ink": "#1d2126", "muted": "#5b636d",
+    "rule": "#dfe2e6", "shade": "#eef3f9", "blue": "#2563a8", "teal": "#0f766e",
+    "amber": "#96590a", "red": "#b42318", "violet": "#6d4bb0", "grey": "#c3c9d1",
+}  # fmt: skip
+DARK: dict[Colour, str] = {
+    "page": "#111417", "card": "#191d21", "ink": "#e7eaee", "muted": "#a0a9b4",
+    "rule": "#30363d", "shade": "#1e2833", "blue": "#77aef2", "teal": "#4fc3b4",
+    "amber": "#e5ac55", "red": "#f58a80", "violet": "#b59af0", "grey": "#4b545f",
+}  # fmt: skip
+
+_MARKERS: dict[Colour, str] = {name: f"#fe00{i + 1:02x}" for i, name in enumerate(LIGHT)}
+_NAMES = {marker: name for name, marker in _MARKERS.items()}
+
+FONT_PX = 11
+WIDE_PX, NARROW_PX, SMALL_PX = 920, 340, 340
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One entry of a legend."""
+
+    label: str
+    colour: Colour
+    mark: Literal["line", "dash", "dot", "area"] = "line"
+
+
+class Chart(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture with the words and the table that say the same."""
+
+    name: str  # [a-z0-9-]+, unique on a page
+    title: str
+    caption: str
+    table: Table
+    draw: Callable[[Canvas], None]
+    keys: tuple[Key, ...] = ()
+    height_px: int = 230
+    small: bool = False  # one of several in a row
+
+
+class Canvas(msgspec.Struct, frozen=True):
+    """A figure of a known size in pixels, and the colours to draw with."""
+
+    figure: Figure
+    width_px: float
+    height_px: float
+    colours: dict[Colour, str]
+    head_px: float = 0.0  # room above for a title and a legend
+
+    def colour(self, name: Colour) -> str:
+        return self.colours[name]
+
+    def panels(
+        self,
+        y_labels: Sequence[str],
+        x_label: str,
+        *,
+        left_px: float = 48,
+        right_px: float = 12,
+        whole: bool = False,
+    ) -> list[Axes]:
+        """Axes stacked over one x axis, each with its label above its upper left corner.
+
+        *whole*: the y values are counts, so that ticks stand at whole numbers only.
+        """
+        top_px = 24.0 if any(y_labels) else 4.0
+        gap_px, bottom_px = 34.0, 36.0 if x_label else 22.0
+        count = len(y_labels)
+        high_px = (self.height_px - top_px - bottom_px - gap_px * (count - 1)) / count
+        axes = []
+        total_px = self.height_px + self.head_px
+        for i, label in enumerate(y_labels):
+            base_px = bottom_px + (count - 1 - i) * (high_px + gap_px)
+            box = (
+                left_px / self.width_px,
+                base_px / total_px,
+                (self.width_px - left_px - right_px) / self.width_px,
+                high_px / total_px,
+            )
+            ax = self.figure.add_axes(box)
+            self._style(ax, high_px, whole=whole)
+            self.note(ax, label, x=-left_px + 4, y=9, corner="upper left")
+            axes.append(ax)
+        axes[-1].set_xlabel(x_label, color=self.colour("muted"), labelpad=5)
+        return axes
+
+    def _style(self, ax: Axes, high_px: float, *, whole: bool) -> None:
+        ax.set_facecolor("none")
+        for side in ("top", "right", "left"):
+            ax.spines[side].set_visible(False)
+        ax.spines["bottom"].set_color(self.colour("muted"))
+        ax.tick_params(colors=self.colour("muted"), length=0, labelsize=FONT_PX, pad=5)
+        ax.grid(axis="y", color=self.colour("rule"), linewidth=1)
+        ax.set_axisbelow(True)
+        ax.xaxis.set_major_locator(MaxNLocator(max(4, int(self.width_px / 85))))
+        ax.yaxis.set_major_locator(MaxNLocator(max(3, int(high_px / 38)), integer=whole))
+        ax.xaxis.set_major_formatter(FuncFormatter(_tick))
+        ax.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+    def note(
+        self,
+        ax: Axes,
+        text: str,
+        *,
+        x: float = 0,
+        y: float = 0,
+        corner: Literal["upper left", "upper right"] = "upper left",
+        colour: Colour = "muted",
+    ) -> None:
+        """Words at an offset in pixels from an upper corner of the axes."""
+        right = corner == "upper right"
+        ax.annotate(
+            text,
+            xy=(1 if right else 0, 1),
+            xycoords="axes fraction",
+            xytext=(x, y),
+            textcoords="offset points",
+            color=self.colour(colour),
+            ha="right" if right else "left",
+            va="bottom",
+            fontsize=FONT_PX,
+        )
+
+    def dots(
+        self,
+        ax: Axes,
+        x: Floats,
+        y: Floats,
+        colour: Colour,
+        size_px: float = 3.5,
+        alpha: float = 0.55,
+    ) -> None:
+        """One dot for each point, as a single path: a few bytes each."""
+        points = np.column_stack([x, y])
+        # A stroke without length and with round caps is a dot.
+        self._strokes(ax, np.repeat(points, 2, axis=0), colour, size_px, "round", alpha)
+
+    def bars(
+        self, ax: Axes, segments: Sequence[tuple[float, float, int]], colour: Colour, px: float
+    ) -> None:
+        """Horizontal strokes (start, end, row), as a single path."""
+        if segments:
+            rows = np.array(segments, dtype=np.float64)
+            points = np.empty((2 * len(rows), 2))
+            points[0::2, 0], points[1::2, 0] = rows[:, 0], rows[:, 1]
+            points[0::2, 1] = points[1::2, 1] = rows[:, 2]
+            self._strokes(ax, points, colour, px, "butt")
+
+    def _strokes(
+        self,
+        ax: Axes,
+        points: Floats,
+        colour: Colour,
+        px: float,
+        cap: Literal["round", "butt"],
+        alpha: float = 1.0,
+    ) -> None:
+        if not len(points):
+            return
+        codes = np.tile([Outline.MOVETO, Outline.LINETO], len(points) // 2)
+        outline = Outline(points, codes)
+        outline.should_simplify = False  # it would drop strokes without length
+        patch = PathPatch(
+            outline,
+            facecolor="none",
+            edgecolor=self.colour(colour),
+            linewidth=px,
+            capstyle=cap,
+            alpha=alpha,
+            snap=False,
+        )
+        ax.add_patch(patch)
+
+    def shade(self, ax: Axes, start_s: float, end_s: float) -> None:
+        """The measured window."""
+        if end_s > start_s:
+            ax.axvspan(start_s, end_s, color=self.colour("shade"), linewidth=0, zorder=-1)
+
+    def level(self, ax: Axes, value: float, label: str, *, left: bool = False) -> None:
+        """A limit as a dashed line with its name above it, at the right end or the left."""
+        colour: Colour = "red"
+        ax.axhline(value, color=self.colour(colour), linewidth=1.2, dashes=(5, 3))
+        ax.annotate(
+            label,
+            xy=(0 if left else 1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(3 if left else -2, 3),
+            textcoords="offset points",
+            ha="left" if left else "right",
+            va="bottom",
+            color=self.colour(colour),
+            fontsize=FONT_PX,
+        )
+
+
+class _Saves(Protocol):
+    def __call__(self, to: io.BytesIO, figure: Figure) -> None: ...
+
+
+def _tick(value: float, _: object = None) -> str:
+    if value == 0:
+        return "0"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def svg(chart: Chart, width_px: int) -> str:
+    """The chart as an inline SVG element that takes its colours from the page's CSS.
+
+    The same chart always gives the same text.
+    """
+    raw = io.BytesIO()
+
+    def save(to: io.BytesIO, figure: Figure) -> None:
+        FigureCanvasSVG(figure)
+        figure.savefig(to, format="svg", transparent=True, metadata={"Date": None})
+
+    _render(chart, width_px, chart.height_px, _MARKERS, save, raw)
+    return _inline(raw.getvalue().decode(), f"{chart.name}-{width_px}", chart.title)
+
+
+def png(chart: Chart, width_px: int = 1080, *, dark: bool = False, scale: float = 2.0) -> bytes:
+    """The chart as a PNG picture with its title and legend, *scale* pixels to each px."""
+    palette = DARK if dark else LIGHT
+    head_px = 58 if chart.keys else 34
+    raw = io.BytesIO()
+
+    def save(to: io.BytesIO, figure: Figure) -> None:
+        FigureCanvasAgg(figure)
+        _head(figure, chart, palette, chart.height_px + head_px)
+        figure.savefig(to, format="png", dpi=72 * scale, facecolor=palette["card"])
+
+    _render(chart, width_px, chart.height_px, palette, save, raw, head_px)
+    return raw.getvalue()
+
+
+def _head(figure: Figure, chart: Chart, palette: dict[Colour, str], high_px: float) -> None:
+    wide_px = figure.get_figwidth() * 72
+    figure.text(
+        14 / wide_px, 1 - 22 / high_px, chart.title, color=palette["ink"], fontsize=14,
+        fontweight="bold",
+    )  # fmt: skip
+    if chart.keys:
+        handles = [_handle(key, palette[key.colour]) for key in chart.keys]
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(8 / wide_px, 1 - 28 / high_px),
+            ncols=len(handles), frameon=False, labelcolor=palette["muted"], fontsize=FONT_PX,
+        )  # fmt: skip
+
+
+def _handle(key: Key, colour: str) -> Line2D:
+    match key.mark:
+        case "line":
+            return Line2D([], [], color=colour, label=key.label, linewidth=2)
+        case "dash":
+            return Line2D([], [], color=colour, label=key.label, linewidth=2, linestyle="--")
+        case "area":
+            return Line2D([], [], color=colour, label=key.label, linewidth=7)
+        case "dot":
+            return Line2D(
+                [], [], color=colour, label=key.label, linestyle="none", marker="o", markersize=5
+            )
+
+
+def _render(
+    chart: Chart,
+    width_px: int,
+    height_px: int,
+    colours: dict[Colour, str],
+    save: _Saves,
+    to: io.BytesIO,
+    head_px: int = 0,
+) -> None:
+    rc: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"{chart.name}-{width_px}",
+        "text.parse_math": False,
+        "font.size": FONT_PX,
+        "font.family": ["DejaVu Sans"],
+    }
+    with mpl.rc_context(rc), warnings.catch_warnings():
+        # The reader's own fonts draw the text; matplotlib's need not know every character.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width_px / 72, (height_px + head_px) / 72), dpi=72)
+        chart.draw(Canvas(figure, width_px, height_px, colours, head_px))
+        save(to, figure)
+
+
+_PREAMBLE = re.compile(r"^.*?(?=<svg)", re.DOTALL)
+_DROPPED = re.compile(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+_OPENING = re.compile(r'<svg [^>]*viewBox="([^"]*)"[^>]*>')
+_ID = re.compile(r'(<[a-zA-Z]+)((?:\s[^<>]*?)?) id="([^"]+)"')
+_USED = re.compile(r'(url\(#|xlink:href="#)([^)"]+)')
+_DATA = re.compile(r' d="([^"]*)"')
+_NUMBER = re.compile(r"-?\d+\.\d+")
+_PAINT = re.compile(r"\b(fill|stroke): (#fe00[0-9a-f]{2})\b")
+_FONT = re.compile(r"font: ([\d.]+px) [^;\"]*")  # matplotlib up to 3.10
+_FAMILY = re.compile(r"font-family: [^;\"]*;? ?")  # the page's own font is used
+_TURN = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
+_STROKE = re.compile(r"M(-?[\d.]+) (-?[\d.]+)L(-?[\d.]+) (-?[\d.]+)(?=M|$)")
+
+
+def _inline(text: str, name: str, title: str) -> str:
+    text = _DROPPED.sub("", _PREAMBLE.sub("", text))
+    used = {match[1] for match in _USED.findall(text)}
+
+    def keep_id(match: re.Match[str]) -> str:
+        kept = f' id="{name}-{match[3]}"' if match[3] in used else ""
+        return f"{match[1]}{match[2]}{kept}"
+
+    text = _ID.sub(keep_id, text)
+    text = _USED.sub(rf"\g<1>{name}-\g<2>", text)
+    text = _DATA.sub(lambda match: f' d="{_short(match[1])}"', text)
+    text = _PAINT.sub(lambda match: f"{match[1]}: var(--{_NAMES[match[2]]})", text)
+    text = _TURN.sub("", _FAMILY.sub("", _FONT.sub(r"font-size: \1", text)))
+    text = _OPENING.sub(
+        rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img"'
+        rf' aria-label="{_attribute(title)}">',
+        text,
+        count=1,
+    )
+    return re.sub(r">\s+<", "><", text).replace("<g/>", "").strip()
+
+
+def _attribute(text: str) -> str:
+    return (
+        text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\\", "\\\\")
+    )
+
+
+def _short(data: str) -> str:
+    """Path data to a tenth of a pixel, with horizontal strokes written as such."""
+    rounded = _NUMBER.sub(lambda match: f"{float(match[0]):.1f}".removesuffix(".0"), data)
+    packed = re.sub(r"\s*([MLCQZz])\s*", r"\1", rounded.strip())
+    return _STROKE.sub(_stroke, packed)
+
+
+def _stroke(match: re.Match[str]) -> str:
+    x, y, to_x, to_y = match.groups()
+    if y != to_y:
+        return match[0]
+    return f"M{x} {y}h0" if x == to_x else f"M{x} {y}H{to_x}"

@@ -1,0 +1,223 @@
+"""One self-contained HTML page: works offline, light and dark, on paper and on a phone.
+
+The page says what the text report says, from the same tables, and adds the charts. It asks for
+nothing from anywhere and runs no script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from servecap import __version__
+from servecap.cell import Cell
+from servecap.metrics import Summary
+from servecap.plan.answer import Plan
+from servecap.report import (
+    canvas,
+    chart_capacity,
+    charts,
+    facts,
+    overview,
+    plan_text,
+    units,
+    words,
+)
+from servecap.report.canvas import Chart
+from servecap.report.overview import Runs
+from servecap.report.table import Table
+from servecap.run import Run
+from servecap.search import SearchResult
+from servecap.verdict import CONFIDENCE
+
+MOST_RUNS_DRAWN = 4  # charts of more runs would make the page slow and large
+MOST_CHART_BYTES = 1_500_000  # of a page of 2 MB
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A chart as the page shows it: once for wide and once for narrow screens, or small."""
+
+    chart: Chart
+    wide: Markup
+    narrow: Markup | None
+
+
+class RunPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page says of one run."""
+
+    name: str
+    title: str
+    head: words.Headline
+    figures: list[overview.Figure]
+    slo: Table
+    latency: Table
+    others: list[Table]
+    warnings: list[str]
+    pictures: list[Picture]
+    drawn: bool
+    repeat: str
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the report that is about more than one run."""
+
+    name: str
+    title: str
+    tables: list[Table]
+    pictures: list[Picture]
+    lists: list[tuple[str, list[str]]]  # heading and items
+
+
+def write_html(
+    path: str | Path,
+    *,
+    runs: Runs = (),
+    search: SearchResult | None = None,
+    cells: Sequence[Cell] | None = None,
+    plan: Plan | None = None,
+    title: str = "servecap report",
+) -> None:
+    """The report of all that is given, as one HTML file at *path*.
+
+    Raises:
+        UsageError: nothing is given.
+        OSError: the file cannot be written.
+    """
+    page = render(runs=runs, search=search, cells=cells, plan=plan, title=title)
+    # A lone surrogate, from a broken answer, has no UTF-8: it is spelled out.
+    Path(path).write_bytes(page.encode("utf-8", "backslashreplace"))
+
+
+def render(
+    *,
+    runs: Runs = (),
+    search: SearchResult | None = None,
+    cells: Sequence[Cell] | None = None,
+    plan: Plan | None = None,
+    title: str = "servecap report",
+) -> str:
+    """The page's text. The same input always gives the same text."""
+    head = overview.headline(runs, search, cells, plan)
+    sections = [
+        *([_plan_section(plan)] if plan is not None else []),
+        *([_search_section(search)] if search is not None else []),
+        *([_matrix_section(cells)] if cells else []),
+    ]
+    environment = Environment(
+        loader=PackageLoader("servecap.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=units.clean(title, 120),
+        head=head,
+        sections=sections,
+        parts=_run_parts(runs),
+        runs_table=overview.runs_table(runs) if len(runs) > 1 else None,
+        light=canvas.LIGHT,
+        dark=canvas.DARK,
+        version=__version__,
+        confidence=f"{CONFIDENCE:.0%}",
+    )
+
+
+def _plan_section(plan: Plan) -> Section:
+    models = [
+        (f"{model.model}: why", [
+            *(f"{gpu.gpu}: {'. '.join(gpu.reasons)}." for gpu in model.gpus if gpu.reasons),
+            *(f"{gpu.gpu}, mind: {warning}." for gpu in model.gpus for warning in gpu.warnings),
+        ])
+        for model in plan.models
+    ]  # fmt: skip
+    left_out = [
+        (f"{model.model}: left out", [f"{x.cell}: {x.reason}" for x in model.left_out])
+        for model in plan.models
+    ]
+    other = ("Cells of other scenarios, not used", [f"{x.cell}: {x.reason}" for x in plan.left_out])
+    caveats = ("What this plan does not know", list(plan.caveats))
+    return Section(
+        name="plan",
+        title=f"Plan for {plan.users:,} users",
+        tables=plan_text.tables(plan),
+        pictures=[picture(chart) for chart in chart_capacity.plan_charts(plan.models)],
+        lists=_clean_lists([*models, *left_out, other, caveats]),
+    )
+
+
+def _search_section(search: SearchResult) -> Section:
+    chart = chart_capacity.search_chart(search)
+    return Section(
+        name="search",
+        title="Search for the capacity",
+        tables=[overview.search_table(search)],
+        pictures=[picture(chart)] if chart else [],
+        lists=[],
+    )
+
+
+def _matrix_section(cells: Sequence[Cell]) -> Section:
+    return Section(
+        name="matrix",
+        title="Performance matrix",
+        tables=[overview.matrix_table(cells)],
+        pictures=[picture(chart) for chart in chart_capacity.matrix_charts(cells)],
+        lists=[],
+    )
+
+
+def _clean_lists(lists: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    return [
+        (units.clean(name), [units.clean(item, 600) for item in items])
+        for name, items in lists
+        if items
+    ]
+
+
+def _run_parts(runs: Runs) -> list[RunPart]:
+    budget = MOST_CHART_BYTES
+    parts = []
+    for i, (run, summary) in enumerate(runs):
+        name = f"run{i + 1}"
+        drawn = i < MOST_RUNS_DRAWN and budget > 0
+        told = charts.run_charts(run, summary, name) if drawn else []
+        pictures = [picture(chart) for chart in told]
+        budget -= sum(len(p.wide) + len(p.narrow or "") for p in pictures)
+        parts.append(_run_part(name, run, summary, pictures, drawn=drawn))
+    return parts
+
+
+def _run_part(
+    name: str, run: Run, summary: Summary, pictures: list[Picture], *, drawn: bool
+) -> RunPart:
+    slo, latency, *others = facts.tables(run, summary)
+    repeat = "\n".join(units.clean(line, 10_000) for line in facts.repeat_json(run).splitlines())
+    return RunPart(
+        name=name,
+        title=f"{words.target_name(run)} at {words.load_phrase(run.scenario.load)}",
+        head=words.headline(run, summary),
+        figures=overview.key_figures(run, summary),
+        slo=slo,
+        latency=latency,
+        others=others,
+        warnings=facts.warnings(run, summary),
+        pictures=pictures,
+        drawn=drawn,
+        repeat=repeat,
+    )
+
+
+def picture(chart: Chart) -> Picture:
+    """The chart drawn for the page."""
+    if chart.small:
+        return Picture(chart=chart, wide=Markup(canvas.svg(chart, canvas.SMALL_PX)), narrow=None)
+    return Picture(
+        chart=chart,
+        wide=Markup(canvas.svg(chart, canvas.WIDE_PX)),
+        narrow=Markup(canvas.svg(chart, canvas.NARROW_PX)),
+    )
