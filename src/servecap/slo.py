@@ -15,7 +15,7 @@ DEFAULT_ERROR_SHARE_MAX = 0.05
 DEFAULT_SLO_TEXT = "ttft.mean<3s,tpot.mean<100ms"
 
 _TERM = re.compile(
-    r"^(?P<metric>[a-z_]+?)(?:\.(?P<stat>[a-z0-9]+))?\s*<=?\s*(?P<value>[0-9.eE+-]+)\s*(?P<unit>us|ms|s|%)?$"
+    r"^(?P<metric>[a-z][a-z0-9_]*?)(?:\.(?P<stat>[a-z0-9]+))?\s*<=?\s*(?P<value>[0-9.eE+-]+)\s*(?P<unit>us|ms|s|%)?$"
 )
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
