@@ -158,7 +158,7 @@ def test_the_same_gpu_with_another_memory_or_link_is_another_type() -> None:
         ({"tp": 16}, "needs 16 GPUs in one node, which has 8"),
         ({"capacity": None, "invalid_reason": "slow client"}, "has no capacity: slow client"),
         ({"invalid_reason": "slow client"}, "is not valid: slow client"),
-        ({"capacity": Capacity(users=0, users_high=0)}, "does not serve even one user"),
+        ({"capacity": Capacity(users=0, users_high=0)}, "no number of users was seen"),
     ],
 )
 def test_a_cell_that_cannot_be_used_is_left_out_with_the_reason(
@@ -192,6 +192,16 @@ def test_a_percentile_is_taken_from_the_slo_that_a_cell_was_measured_under() -> 
     assert "found under ttft.p99<6s, which is looser than ttft.p99<5s" in out.reason
     with pytest.raises(UsageError, match=r"SLO limit ttft\.p99<5s cannot be checked"):
         plan([cell()], Demand(1), slo=asked)
+
+
+def test_a_search_that_was_cut_short_gives_a_lower_bound_and_says_so() -> None:
+    own = "ttft.mean<3s,tpot.mean<100ms"
+    cut, whole = cell(slo=own), cell(tp=8, slo=own, capacity=Capacity(users=60, users_high=61))
+    gpu = only_gpu(plan([cut, whole], Demand(1)))
+    assert [s.lower_bound for s in gpu.splits] == [True, False]
+    assert any("users of 2 x TP4 are a lower bound" in reason for reason in gpu.reasons)
+    imported = only_gpu(plan([cell(slo=None)], Demand(1)))
+    assert not imported.best.lower_bound
 
 
 def test_prices_rank_the_gpu_types() -> None:

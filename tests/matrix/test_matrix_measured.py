@@ -97,5 +97,13 @@ def test_a_cell_that_serves_nobody_has_a_capacity_of_zero_and_no_figures() -> No
     assert found.capacity is not None
     assert found.capacity.users == 0
     assert (found.ttft_s, found.requests_per_s, found.error_rate) == (None, None, None)
-    assert "not even one user" in found.notes[0]
+    assert "no number of users was seen" in found.notes[0]
     assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
+
+
+def test_a_search_that_decided_nothing_leaves_no_capacity() -> None:
+    levels = (level(8, Verdict.UNSURE), level(16, Verdict.UNSURE))
+    found = cell_of(job(), result(job(), *levels, users=0, high=None), provenance="r")
+    assert found.capacity is None
+    assert found.invalid_reason is not None
+    assert "no level was decided (users tried: 8, 16)" in found.invalid_reason

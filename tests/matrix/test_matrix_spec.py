@@ -45,7 +45,7 @@ cells:
   - model: [llama-13b, llama-65b]
     gpu: [a30, a40]
     tp: [4, 8]
-    settings: {seed: 0, requests: 99, served_model: "{model}"}
+    settings: {seed: 0, requests: 99, served_model: "org/{model}"}
     gpu_memory_gb: 24
     interconnect: pcie
     url: "http://{model}.{gpu}.tp{tp}:8000/{scenario}"
@@ -57,6 +57,7 @@ cells:
     assert str(last.scenario.slo).startswith("ttft.p99<9s")
     assert (last.scenario.seed, last.scenario.stop.requests) == (0, 99)
     assert last.scenario.load == ClosedLoop(users=8, think_s=(0.0, 1.0))
+    assert last.served_model == "org/llama-65b"
     assert (last.search.max_users, last.interconnect, last.gpu_memory_gb) == (500, "pcie", 24)
 
 
@@ -158,6 +159,8 @@ def cell(fields: str) -> str:
         (cell("emulate: {speed: 10}"), "a cell needs speed 1"),
         (cell("emulate: {}"), "cells[0].emulate: "),  # no such model
         (cell("url: 'http://h:1'\n  settings: {slo: fast}"), "line 6, cells[0].settings.slo: SLO"),
+        (cell("url: 'http://h:1'\n  settings: {served_model: '{port}'}"),
+         "settings.served_model: '{port}' holds {port}"),
         (cell("url: 'http://h:1'\n  settings: {api: soap}"), "'soap' is not one of auto"),
         (cell("url: 'http://h:1'\n  settings: {think_s: [3, 1]}"), "[3, 1] is no range"),
         (cell("url: 'http://h:1'\n  settings: {requests: 0}"), "settings.requests: 0 is not"),

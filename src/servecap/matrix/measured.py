@@ -19,6 +19,7 @@ def cell_of(job: CellJob, result: SearchResult, *, provenance: str) -> Cell:
     else the client's. Where the emulator answered, the cell is marked as predicted.
     """
     level = result.at_capacity
+    undecided = _undecided(result)
     summary = None if level is None else level.summary
     server = result.scenario.timings == "server"
     latencies = {} if summary is None else summary.server if server else summary.client
@@ -31,7 +32,7 @@ def cell_of(job: CellJob, result: SearchResult, *, provenance: str) -> Cell:
         scenario=job.scenario_name,
         origin=job.origin,
         provenance=provenance,
-        capacity=result.capacity,
+        capacity=None if undecided else result.capacity,
         gpu_memory_gb=_memory(job),
         interconnect=job.interconnect,
         avg_context_tokens=None if prompt is None or output is None else prompt + output,
@@ -43,8 +44,17 @@ def cell_of(job: CellJob, result: SearchResult, *, provenance: str) -> Cell:
         output_tokens_per_s=None if summary is None else summary.output_tps,
         total_tokens_per_s=None if summary is None else summary.total_tps,
         slo=str(result.scenario.slo),
-        notes=_notes(result, summary),
+        invalid_reason=undecided,
+        notes=() if undecided else _notes(result, summary),
     )
+
+
+def _undecided(result: SearchResult) -> str | None:
+    """Why there is no capacity: no level held, and none was seen to fail either."""
+    if result.at_capacity is not None or result.capacity.users_high is not None:
+        return None
+    tried = ", ".join(str(level.users) for level in result.levels)
+    return f"no level was decided (users tried: {tried}): let it take more requests"
 
 
 def _memory(job: CellJob) -> float | None:
@@ -62,7 +72,7 @@ def _mean(distribution: Distribution | None) -> float | None:
 def _notes(result: SearchResult, summary: Summary | None) -> tuple[str, ...]:
     notes = []
     if summary is None:
-        notes.append("not even one user was served within the SLO: there are no figures")
+        notes.append("no number of users was seen to keep the SLO: there are no figures")
     elif set(summary.token_sources) != {TokenSource.SERVER.value}:
         sources = ", ".join(sorted(summary.token_sources)) or "none"
         notes.append(f"token counts are not all the server's own: {sources}")

@@ -242,6 +242,9 @@ def _job(
     model, gpu, tp, name = place
     named = file.scenarios.get(name)
     settings = merge(file.defaults, named or Settings(workload=name), entry.settings)
+    if settings.served_model is not None:
+        where = _where(document, path, name, "served_model")
+        _check_text(document, where, settings.served_model, but=("host", "port"))
     try:
         bounds = bounds_of(settings)
         scenario = scenario_of(settings, bounds, folder)
@@ -258,12 +261,13 @@ def _job(
         search=bounds,
         source=_source(document, entry, path, folder, (model, gpu, tp)),
         api=api,
-        served_model=settings.served_model,
         gpu_memory_gb=entry.gpu_memory_gb,
         interconnect=entry.interconnect,
     )
     _check_texts(document, job, path)
-    return job
+    if settings.served_model is None:
+        return job
+    return msgspec.structs.replace(job, served_model=settings.served_model.format(**job.values()))
 
 
 def _where(document: Document, path: Path_, name: str, key: str) -> Path_:
@@ -343,8 +347,6 @@ def _check_texts(document: Document, job: CellJob, path: Path_) -> None:
                 _check_text(document, (*path, "env", name), value)
             _check_url(document, job, (*path, "url"), command.url)
             _check_url(document, job, (*path, "ready"), command.ready)
-    if job.served_model is not None:
-        _check_text(document, path, job.served_model)
 
 
 def _check_text(document: Document, path: Path_, text: str, *, but: tuple[str, ...] = ()) -> None:

@@ -38,6 +38,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     tp: int
     users_per_instance: int
     users_per_node: int
+    lower_bound: bool  # the search ended before any level failed: more users may fit
     nodes: int
     gpus: int  # in all nodes, idle ones too
     idle_gpus_per_node: int

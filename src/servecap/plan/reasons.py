@@ -22,7 +22,7 @@ def time_text(metric: str, seconds: float) -> str:
 
 def reasons(splits: Sequence[Split], interconnect: str | None) -> tuple[str, ...]:
     """Why the first of *splits* (best first) is the choice, and what limits it."""
-    found = [_choice(splits), _scaling(splits, interconnect), _limit(splits[0])]
+    found = [_choice(splits), _scaling(splits, interconnect), _bounds(splits), _limit(splits[0])]
     return tuple(text for text in found if text)
 
 
@@ -74,6 +74,17 @@ def _scaling(splits: Sequence[Split], interconnect: str | None) -> str:
     if not falls:
         return f"Users per GPU{over}: {figures}; a higher TP does not cost users here"
     return f"Users per GPU{over}: {figures}; they fall from {_listed(falls)}"
+
+
+def _bounds(splits: Sequence[Split]) -> str:
+    bounded = [s.name for s in splits if s.lower_bound]
+    if not bounded:
+        return ""
+    order = ", so the order may be another" if len(splits) > 1 else ""
+    return (
+        f"The users of {_listed(bounded)} are a lower bound: the search ended before any level "
+        f"failed{order}"
+    )
 
 
 def _limit(split: Split) -> str:

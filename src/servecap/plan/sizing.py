@@ -206,7 +206,7 @@ def _why_not(cell: Cell, slo: Slo, gpus_per_node: int) -> str | None:
     if cell.invalid_reason is not None:
         return f"is not valid: {cell.invalid_reason}"
     if cell.capacity.users < 1:
-        return "does not serve even one user within its SLO"
+        return "no number of users was seen to keep its SLO"
     broken = _broken(cell, slo)
     if cell.tp > gpus_per_node:
         broken.append(f"needs {cell.tp} GPUs in one node, which has {gpus_per_node}")
@@ -279,6 +279,8 @@ def _split(
         tp=cell.tp,
         users_per_instance=cell.capacity.users,
         users_per_node=users_per_node,
+        # An imported table has no failing levels at all; that is no sign of a cut search.
+        lower_bound=cell.slo is not None and cell.capacity.users_high is None,
         nodes=nodes,
         gpus=nodes * gpus_per_node,
         idle_gpus_per_node=gpus_per_node - instances * cell.tp,
