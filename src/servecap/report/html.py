@@ -24,6 +24,7 @@ from servecap.report import (
     facts,
     overview,
     plan_text,
+    search_text,
     units,
     words,
 )
@@ -155,7 +156,7 @@ def _search_section(search: SearchResult) -> Section:
     return Section(
         name="search",
         title="Search for the capacity",
-        tables=[overview.search_table(search)],
+        tables=[search_text.level_table(search)],
         pictures=[picture(chart)] if chart else [],
         lists=[],
     )

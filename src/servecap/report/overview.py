@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from servecap.cell import Capacity, Cell
+from servecap.cell import Cell
 from servecap.errors import UsageError
-from servecap.metrics import Summary, Verdict
+from servecap.metrics import Summary
 from servecap.plan.answer import Plan
 from servecap.plan.sizing import gpu_label
-from servecap.report import plan_text, units, words
+from servecap.report import plan_text, search_text, units, words
 from servecap.report.table import Column, Table, text_column
 from servecap.report.words import Headline
 from servecap.run import Run
@@ -67,11 +67,9 @@ def plan_headline(plan: Plan) -> Headline:
     )
 
 
-def search_headline(search: SearchResult, runs: Runs) -> Headline:
+def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
     """The capacity in words."""
-    capacity, slo = search.capacity, words.slo_text(search.scenario.slo)
-    simulated = any(run.header.source == "simulated" for run, _ in runs)
-    caveat = f" {words.SIMULATED}" if simulated else ""
+    capacity = search.capacity
     users = units.number_word(capacity.users, "user")
     if capacity.users == 0:
         plain = "The service did not serve even one user within its targets."
@@ -79,31 +77,20 @@ def search_headline(search: SearchResult, runs: Runs) -> Headline:
         plain = f"The service carries at least {users} within its targets; its limit was not found."
     else:
         plain = f"The service carries {users} at the same time within its targets."
+    if any(run.header.source == "simulated" for run, _ in runs):
+        plain = f"{plain} {words.SIMULATED}"
     held = search.at_capacity
-    figures = "" if held is None else f" At {users}: {_mean_phrases(held.summary)}."
-    quote = f"Capacity under {slo}: {_capacity(capacity)}.{_limited(capacity)}{figures}"
+    figures = "" if held is None else f"At {held.users:,} users: {_means(held.summary)}. "
     return Headline(
         badge=f"CAPACITY {capacity.users:,}",
         tone="fail" if capacity.users == 0 else "pass",
-        plain=plain + caveat,
-        quote=quote,
-        todo=(f"The search ended because {units.clean(search.stop_reason)}.",),
+        plain=plain,
+        quote=units.clean(search_text.headline(search)),
+        todo=(figures + units.clean(search_text.meaning(search)),),
     )
 
 
-def _capacity(capacity: Capacity) -> str:
-    if capacity.users_high is None:
-        return f"{capacity.users:,} users or more (no tested level failed)"
-    text = f"{capacity.users:,} users hold, {capacity.users_high + 1:,} do not"
-    between = capacity.users_high > capacity.users
-    return f"{text} (what lies between was not tried or is undecided)" if between else text
-
-
-def _limited(capacity: Capacity) -> str:
-    return f" First broken: {units.clean(capacity.limited_by)}." if capacity.limited_by else ""
-
-
-def _mean_phrases(summary: Summary) -> str:
+def _means(summary: Summary) -> str:
     told = [
         f"mean {units.SHORT[metric]} {units.seconds(summary.client[metric].mean)}"
         for metric in ("ttft", "tpot")
@@ -215,28 +202,6 @@ def _level_figures(summary: Summary) -> tuple[str, ...]:
     )
 
 
-def search_table(search: SearchResult) -> Table:
-    """The levels in the order in which they were tried."""
-    return Table(
-        title="Levels tried",
-        columns=(
-            Column("users"),
-            text_column("verdict"),
-            *_LEVEL_COLUMNS,
-            text_column("tried because"),
-        ),
-        rows=tuple(
-            (f"{x.users:,}", said(x), *_level_figures(x.summary), units.clean(x.why))
-            for x in search.levels
-        ),
-        notes=tuple(
-            f"{x.users:,} users INVALID: {units.clean(reason)}"
-            for x in search.levels
-            for reason in x.summary.invalid_reasons
-        ),
-    )
-
-
 def said(level: Level) -> str:
     """The level's verdict in capitals; INVALID where it cannot be believed."""
     return level.verdict.value.upper() if level.valid else "INVALID"
@@ -285,10 +250,3 @@ def _cell_row(cell: Cell) -> tuple[str, ...]:
         units.clean(cell.scenario, 30),
         cell.origin,
     )
-
-
-def decided(search: SearchResult) -> list[Level]:
-    """The levels at the edge of the capacity: the last that held and the first that failed."""
-    failing = [x for x in search.levels if x.valid and x.verdict is Verdict.FAIL]
-    first = min(failing, key=lambda x: x.users, default=None)
-    return [x for x in (search.at_capacity, first) if x is not None]

@@ -80,6 +80,12 @@ def paragraph(text: str, indent: str = "") -> list[str]:
     return [indent + line for line in wrap(text, WIDTH - len(indent))]
 
 
+def bullet(text: str) -> list[str]:
+    """One item of a list, wrapped."""
+    first, *rest = paragraph(text, indent="    ")
+    return ["  - " + first[4:], *rest]
+
+
 def wrap(text: str, columns: int) -> list[str]:
     """Lines of at most that many terminal columns; a single longer word is broken."""
     if width(text) == len(text):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from servecap.metrics import Summary
-from servecap.report import facts, overview, words
-from servecap.report.table import lines, paragraph
+from servecap.report import facts, words
+from servecap.report.table import bullet, lines, paragraph
 from servecap.run import Run
-from servecap.search import SearchResult
 
 
 def summary_text(run: Run, summary: Summary) -> str:
@@ -19,27 +18,12 @@ def summary_text(run: Run, summary: Summary) -> str:
     if top.todo:
         out.append("")
         for item in top.todo:
-            out += _bullet(item)
+            out += bullet(item)
     for table in facts.tables(run, summary):
         out += ["", *lines(table)]
     warnings = facts.warnings(run, summary)
     if warnings:
         out += ["", "Warnings"]
         for item in warnings:
-            out += _bullet(item)
+            out += bullet(item)
     return "\n".join(out) + "\n"
-
-
-def search_text(search: SearchResult) -> str:
-    """The capacity and every level tried as plain text, ending in a newline."""
-    top = overview.search_headline(search, ())
-    out = [top.badge, "", *paragraph(top.quote), ""]
-    for item in top.todo:
-        out += _bullet(item)
-    out += ["", *lines(overview.search_table(search))]
-    return "\n".join(out) + "\n"
-
-
-def _bullet(text: str) -> list[str]:
-    first, *rest = paragraph(text, indent="    ")
-    return ["  - " + first[4:], *rest]
