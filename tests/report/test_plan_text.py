@@ -75,3 +75,13 @@ def test_names_from_a_file_cannot_steer_a_terminal() -> None:
     text = plan_text(plan([cell(model="m\x1b[2J", gpu="g\n")], Demand(10)))
     assert "\x1b" not in text
     assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {"\n"}
+
+
+def test_reasons_are_never_cut_short() -> None:
+    own = "ttft.mean<3s,tpot.mean<100ms"
+    found = plan([cell(tp=tp, slo=own, gpu="a100-40gb") for tp in (1, 2, 3, 4, 8)], Demand(10))
+    text = " ".join(plan_text(found).split())
+    (gpu,) = found.models[0].gpus
+    assert sum(map(len, gpu.reasons)) > 300
+    for reason in gpu.reasons:
+        assert reason in text

@@ -7,6 +7,9 @@ from servecap.report import units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 
 
+_MOST = 4000  # characters of one item: names from files may be long, but not without end
+
+
 def plan_text(plan: Plan) -> str:
     """The whole plan as plain text of at most 100 columns, ending in a newline."""
     out = paragraph(
@@ -136,5 +139,5 @@ def _notes(model: ModelPlan) -> list[str]:
 
 
 def _bullet(text: str) -> list[str]:
-    first, *rest = paragraph(units.clean(text), indent="    ")
+    first, *rest = paragraph(units.clean(text, _MOST), indent="    ")
     return ["  - " + first[4:], *rest]
