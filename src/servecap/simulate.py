@@ -1,0 +1,278 @@
+"""A load test in virtual time: a feed drives an engine model, and a `Run` comes out.
+
+The same users, arrivals and stop rule as in `measure`; only the server and the clock are not real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import chain, islice
+from statistics import fmean
+
+from servecap import __version__, steady
+from servecap.emulate.answers import AnswerLengths, count_tokens
+from servecap.engine.engine import Engine, EngineRequest, Step
+from servecap.engine.spec import EngineSpec, build
+from servecap.load import Feed, feed_for
+from servecap.record import (
+    Arrival,
+    Counts,
+    Outcome,
+    Record,
+    Request,
+    ServerTimings,
+    Times,
+    TokenSource,
+)
+from servecap.run import Header, Run, Status
+from servecap.scenario import OpenLoop, Scenario, Target
+
+NATURAL_MEAN_TOKENS = 200.0  # of answers that the model ends by itself, as in the emulator
+_TICK_S = 0.2  # how often a measured run looks whether it may stop, and at timeouts
+_PEEK = 50  # requests whose mean lengths tell how long an idle server takes
+# A round trip. Users without think time who are refused in no time would stop the clock.
+_REFUSAL_S = 0.001
+_ORIGIN = "engine model"
+
+
+def simulate(
+    scenario: Scenario,
+    spec: EngineSpec,
+    requests: Iterator[Request],
+    *,
+    workload_note: str = "",
+) -> Run:
+    """The run that the scenario would give on such an engine; its records depend on the seed only.
+
+    Requests of unknown prompt length are counted by the emulator's rule; answers of natural
+    length are drawn as the emulator draws them.
+
+    Raises:
+        UsageError: the engine cannot be built: an unknown name, or the model does not fit.
+    """
+    engine = build(spec)
+    first = list(islice(requests, _PEEK))
+    feed = feed_for(scenario, chain(first, requests), response_guess_s=idle_response_s(spec, first))
+    simulation = Simulation(scenario, engine, feed)
+    simulation.run()
+    kind = f"{spec.engine} on {spec.tp} x {spec.gpu}"
+    header = Header(
+        scenario=scenario,
+        target=Target(url="simulated", api=_ORIGIN, model=spec.model, server=kind),
+        source="simulated",
+        servecap_version=__version__,
+        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        status=Status.COMPLETE,
+        stop_reason=simulation.stop_reason,
+        load_end_s=simulation.load_end_s,
+        workload_note=workload_note,
+        notes=(f"predicted by the engine model ({kind}), not measured",),
+    )
+    return Run(header=header, records=simulation.records)
+
+
+def idle_response_s(spec: EngineSpec, requests: list[Request]) -> float:
+    """Seconds that a request of the mean lengths takes while nobody else is served; 0 if none fits.
+
+    Raises:
+        UsageError: the engine cannot be built.
+    """
+    if not requests:
+        return 0.0
+    asked = [r.max_output_tokens or NATURAL_MEAN_TOKENS for r in requests if r.exact_output]
+    output = round(fmean(asked)) if asked else round(NATURAL_MEAN_TOKENS)
+    engine = build(spec)
+    engine.submit(EngineRequest(0, round(fmean(map(_prompt_tokens, requests))), output))
+    now_s = 0.0
+    while (step := engine.step(now_s)) is not None:
+        now_s = step.end_s
+    return now_s
+
+
+def _prompt_tokens(request: Request) -> int:
+    if request.prompt_tokens is not None:
+        return max(1, request.prompt_tokens)
+    return max(1, sum(count_tokens(m.content) for m in request.messages))
+
+
+class _Flight:
+    """A request inside the engine, and what has come back so far."""
+
+    __slots__ = ("arrival", "chunk_s", "prompt_tokens", "reason", "started_s")
+
+    def __init__(self, arrival: Arrival, prompt_tokens: int, reason: str) -> None:
+        self.arrival = arrival
+        self.prompt_tokens = prompt_tokens
+        self.reason = reason
+        self.started_s = arrival.planned_s
+        self.chunk_s = Times()
+
+
+class Simulation:
+    """Owns the virtual clock: it goes from step to step, and from arrival to arrival when idle."""
+
+    def __init__(self, scenario: Scenario, engine: Engine, feed: Feed) -> None:
+        self._scenario = scenario
+        self._engine = engine
+        self._feed = feed
+        self._enough = steady.Enough(scenario)
+        self._lengths = AnswerLengths(mean_tokens=NATURAL_MEAN_TOKENS, seed=scenario.seed)
+        self._flights: dict[int, _Flight] = {}
+        self._sent = 0
+        self._ticks = 0
+        load = scenario.load
+        self._ceiling = load.max_in_flight if isinstance(load, OpenLoop) else None
+        self.records: list[Record] = []
+        self.stop_reason: str | None = None
+        self.load_end_s: float | None = None
+
+    def run(self) -> None:
+        """Runs to the scenario's own end; what is in flight then is censored."""
+        now_s = 0.0
+        while self.load_end_s is None:
+            self._take(now_s)
+            if self._feed.finished and not self._flights:
+                self._stop(now_s, "every request was sent and answered")
+                return
+            step = self._engine.step(now_s)
+            next_s = self._feed.next_s() if step is None else step.end_s
+            if next_s is None or self._stopped_before(next_s):
+                break
+            now_s = next_s
+            if step is not None:
+                self._hand_out(step)
+        if self.load_end_s is None:
+            self._stop(now_s, "nothing is left to send")
+
+    def _take(self, now_s: float) -> None:
+        for arrival in self._feed.take(now_s):
+            if self._ceiling is not None and len(self._flights) >= self._ceiling:
+                why = f"not sent: {self._ceiling} requests were in flight already"
+                self._turned_away(arrival, Outcome.REFUSED, why, None)
+            else:
+                self._submit(arrival)
+
+    def _submit(self, arrival: Arrival) -> None:
+        request, engine = arrival.request, self._engine
+        prompt = _prompt_tokens(request)
+        room = min(engine.max_context_tokens, engine.kv_tokens) - prompt
+        at_most = request.max_output_tokens or max(1, room)
+        tokens, reason = self._lengths.length(
+            at_most=at_most, at_least=1, ignore_eos=request.exact_output
+        )
+        self._sent += 1
+        refusal = engine.submit(EngineRequest(self._sent, prompt, tokens, at_most))
+        if refusal is not None:
+            self._turned_away(arrival, Outcome.HTTP_ERROR, refusal, 400)
+        else:
+            self._flights[self._sent] = _Flight(arrival, prompt, reason)
+
+    def _turned_away(
+        self, arrival: Arrival, outcome: Outcome, why: str, status: int | None
+    ) -> None:
+        """The request failed at once, but not in no time."""
+        flight = _Flight(arrival, _prompt_tokens(arrival.request), "")
+        end_s = arrival.planned_s + _REFUSAL_S
+        self._ended(_record(flight, end_s, outcome, error=why, status=status))
+
+    def _stopped_before(self, next_s: float) -> bool:
+        """Looks at the stop rule and the timeouts at each tick up to *next_s*."""
+        while (tick_s := (self._ticks + 1) * _TICK_S) <= next_s:
+            self._ticks += 1
+            self._sweep(tick_s)
+            reason = self._enough.reason(tick_s)
+            if reason is not None:
+                self._stop(tick_s, reason)
+                return True
+        return False
+
+    def _sweep(self, now_s: float) -> None:
+        limits = self._scenario.timeouts
+        for number, flight in list(self._flights.items()):
+            age_s = now_s - flight.arrival.planned_s
+            why = None
+            if age_s > limits.total_s:
+                why = f"no end of the answer within {limits.total_s:g} s"
+            elif not flight.chunk_s:
+                if age_s > limits.first_token_s:
+                    why = f"no first token within {limits.first_token_s:g} s"
+            elif now_s - flight.chunk_s[-1] > limits.gap_s:
+                why = f"nothing received for {limits.gap_s:g} s"
+            if why is not None:
+                self._engine.cancel(number)
+                del self._flights[number]
+                self._ended(_record(flight, now_s, Outcome.TIMEOUT, error=why))
+
+    def _hand_out(self, step: Step) -> None:
+        flights, end_s = self._flights, step.end_s
+        for number in step.started:
+            if number in flights:
+                flights[number].started_s = max(flights[number].started_s, step.start_s)
+        for number in step.tokens:
+            if number in flights:  # it is not where it timed out during the step
+                flights[number].chunk_s.append(end_s)
+        for number in step.finished:
+            flight = flights.pop(number, None)
+            if flight is not None:
+                self._ended(_record(flight, end_s, Outcome.OK, status=200))
+
+    def _ended(self, record: Record) -> None:
+        self.records.append(record)
+        self._enough.note(record)
+        self._feed.done(record)
+
+    def _stop(self, now_s: float, reason: str) -> None:
+        self.stop_reason = reason
+        self.load_end_s = now_s
+        for flight in self._flights.values():
+            self.records.append(_record(flight, now_s, Outcome.CENSORED))
+        self._flights.clear()
+
+
+def _record(
+    flight: _Flight,
+    end_s: float,
+    outcome: Outcome,
+    *,
+    error: str | None = None,
+    status: int | None = None,
+) -> Record:
+    arrival, request, chunks = flight.arrival, flight.arrival.request, flight.chunk_s
+    ok = outcome is Outcome.OK
+    return Record(
+        request_id=request.request_id,
+        user=arrival.user,
+        planned_s=arrival.planned_s,
+        sent_s=arrival.planned_s,
+        end_s=end_s,
+        outcome=outcome,
+        first_token_s=chunks[0] if chunks else None,
+        chunk_s=chunks,
+        chunk_tokens=Counts([1] * len(chunks)),
+        prompt_tokens=flight.prompt_tokens,
+        output_tokens=len(chunks) or None,
+        asked_output_tokens=request.max_output_tokens,
+        exact_output=request.exact_output,
+        token_source=TokenSource.SERVER,
+        server=_timings(flight, end_s) if ok else None,
+        status=status,
+        finish_reason=flight.reason if ok else None,
+        error=error,
+        session=request.session,
+        turn=request.turn,
+    )
+
+
+def _timings(flight: _Flight, end_s: float) -> ServerTimings:
+    """What the engine knows of an answer: it is exact, and agrees with the client's view."""
+    chunks, started_s = flight.chunk_s, flight.started_s
+    later = len(chunks) - 1
+    return ServerTimings(
+        origin=_ORIGIN,
+        queue_s=started_s - flight.arrival.planned_s,
+        prefill_s=chunks[0] - started_s,
+        inference_s=end_s - started_s,
+        tpot_s=(end_s - chunks[0]) / later if later else None,
+        total_s=end_s - flight.arrival.planned_s,
+    )
