@@ -6,7 +6,6 @@ from servecap.plan.answer import GpuPlan, ModelPlan, Plan, Split
 from servecap.report import units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 
-
 _MOST = 4000  # characters of one item: names from files may be long, but not without end
 
 
