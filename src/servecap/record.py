@@ -93,10 +93,13 @@ class ServerTimings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     @property
     def ttft_s(self) -> float | None:
-        """Queue + prefill: the server's share of the first-token latency."""
-        if self.prefill_s is None:
+        """Queue + prefill: the server's share of the first-token latency; None if one is unknown.
+
+        A server that keeps its queue to itself (llama.cpp) would else look unloaded.
+        """
+        if self.prefill_s is None or self.queue_s is None:
             return None
-        return self.prefill_s + (self.queue_s or 0.0)
+        return self.prefill_s + self.queue_s
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -181,7 +184,10 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(kind: type, value: Any) -> Any:
     if kind is Times or kind is Counts:
-        return kind(value)
+        try:
+            return kind(value)
+        except OverflowError as error:  # msgspec makes a DecodeError of the other kinds
+            raise ValueError(str(error)) from None
     raise TypeError(f"cannot decode {kind}")
 
 
@@ -199,5 +205,6 @@ def decode(line: bytes) -> Record:
 
     Raises:
         msgspec.DecodeError: the line is not a whole record.
+        UnicodeDecodeError: it is not UTF-8.
     """
     return _decoder.decode(line)

@@ -11,6 +11,7 @@ from servecap.record import Counts, ServerTimings, Times
 
 _T = TypeVar("_T")
 _MOST_ERROR_CHARS = 300
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: too deep
 
 
 class Answer:
@@ -60,7 +61,7 @@ def parse(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
     """
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         shown = clean(data[:80].decode("utf-8", "replace"))
         raise BadAnswer(f"malformed JSON from the server ({error}): {shown}") from None
 
@@ -81,17 +82,22 @@ def error_text(body: bytes) -> str:
     """The message inside an error body of any dialect, or the body itself, made printable."""
     try:
         found: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return clean(body.decode("utf-8", "replace"))
     return clean(message_of(found))
 
 
+_MESSAGE_KEYS = ("error", "message", "detail", "msg")
+
+
 def message_of(found: Any) -> str:
     """The human part of a decoded error: OpenAI, vLLM, SGLang, TGI and FastAPI shapes."""
-    if isinstance(found, dict):
-        for key in ("error", "message", "detail", "msg"):
-            if found.get(key):
-                return message_of(found[key])
-    if isinstance(found, list) and found:
-        return message_of(found[0])
-    return found if isinstance(found, str) else msgspec.json.encode(found).decode()
+    while True:
+        inner = None
+        if isinstance(found, dict):
+            inner = next((found[key] for key in _MESSAGE_KEYS if found.get(key)), None)
+        elif isinstance(found, list) and found:
+            inner = found[0]
+        if inner is None:
+            return found if isinstance(found, str) else msgspec.json.encode(found).decode()
+        found = inner

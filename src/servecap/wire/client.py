@@ -16,6 +16,8 @@ from servecap.wire.http import HttpBroken, ResponseReader, request_bytes
 
 OnRecord = Callable[[Record], None]
 
+_QUIET_S = 1.0  # after so long without a byte, an answer that has its end mark is over
+
 
 class Client:
     """Keeps connections open and one exchange per request in flight.
@@ -81,7 +83,13 @@ class Client:
         """Send over *connection*, or over a new one."""
         if connection is None:
             exchange.retried = True  # a fresh connection that fails is the server's doing
-            connection = Connection(self._loop, self._clock, self._address)
+            try:
+                connection = Connection(self._loop, self._clock, self._address)
+            except OSError as error:
+                exchange.connection = None
+                why = f"no socket can be had: {error.strerror}"
+                self._loop.call_soon(exchange.closed, why, self._clock.now())
+                return
         exchange.connection = connection
         connection.owner = _Retrying(self, exchange) if not exchange.retried else exchange
         connection.send(exchange.payload)
@@ -109,6 +117,10 @@ class Client:
         self._clock.align()
         now_s, limits = self._clock.now(), self._timeouts
         for exchange in list(self._active.values()):
+            if exchange.last_read_s is not None and now_s - exchange.last_read_s > _QUIET_S:
+                exchange.end_if_answered(now_s)  # whatever keeps the server from closing
+                if exchange.record is not None:
+                    continue
             age_s = now_s - exchange.sent_s
             why = None
             if age_s > limits.total_s:
@@ -198,7 +210,10 @@ async def fetch(
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[int, bytes]] = loop.create_future()
-    connection = Connection(loop, Clock(), address or endpoint.addresses[0])
+    try:
+        connection = Connection(loop, Clock(), address or endpoint.addresses[0])
+    except OSError as error:
+        raise HttpBroken(f"no socket can be had: {error.strerror}") from None
     connection.owner = _Fetch(done)
     headers = {**endpoint.headers, "Connection": "close"}
     connection.send(

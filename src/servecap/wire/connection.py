@@ -15,6 +15,7 @@ import msgspec
 from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock
 
 _READ_BYTES = 262_144
+_OFFSET_ERROR_S = 0.001
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -39,6 +40,9 @@ class Connection:
     Reads go to `owner`. The time of a read is the kernel's receive stamp of its last packet where
     there is one (so that a busy client does not count its own queueing), else the time at which
     it was read. Without an owner the connection is idle, and whatever arrives closes it.
+
+    Raises:
+        OSError: no socket can be had (too many open files, or no such network here).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, address: Address) -> None:
@@ -90,6 +94,7 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send *data* as soon as the connection allows."""
+        self._last_s = self._clock.now()  # no answer can have arrived before
         if self._tls is not None:
             if not self.established:
                 self._plain += data
@@ -128,10 +133,11 @@ class Connection:
             return
         now_s = self._clock.now()
         if control:
-            # A stamp outside what is possible comes from a wall clock that was set meanwhile.
+            # A stamp outside what is possible comes from a wall clock that was set meanwhile;
+            # a little before the last one is the error of the offset between the two clocks.
             kernel_s = self._clock.kernel_s(control[0][2])
-            if self._last_s <= kernel_s <= now_s:
-                now_s = kernel_s
+            if self._last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
+                now_s = max(kernel_s, self._last_s)
         self._last_s = now_s
         if self._tls is not None:
             self._encrypted(data, now_s)
@@ -155,7 +161,8 @@ class Connection:
         try:
             while True:
                 plain = self._tls.read(_READ_BYTES)
-                if not plain:
+                if not plain:  # the server's orderly end
+                    data = b""
                     break
                 if self.owner is None:
                     self.close()
@@ -169,6 +176,9 @@ class Connection:
                 return
         if not data:
             self._fail(None)
+        elif self._outgoing.pending:  # an answer of TLS itself, to a change of keys
+            self._out += self._outgoing.read()
+            self._flush()
 
     def _handshake(self) -> None:
         assert self._tls is not None

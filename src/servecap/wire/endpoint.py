@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
 from servecap import __version__
 from servecap.errors import EndpointError, UsageError
 from servecap.wire.connection import Address
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.1
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+_OUR_HEADERS = ("connection", "content-length", "host", "transfer-encoding")
 
 KEY_VARIABLES = ("SERVECAP_API_KEY", "OPENAI_API_KEY")
 
@@ -46,25 +51,51 @@ def resolve(
         UsageError: the URL or a header cannot be read.
         EndpointError: the host is not known.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"URL {url!r} must look like http://host:port or https://host")
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise UsageError(f"URL {url!r} has a port that is not within 0 and 65535") from None
-    if parts.query or parts.fragment or parts.username:
-        raise UsageError(f"URL {parts.hostname!r}: give the base URL only, without query or user")
+    parts = _split(url)
+    host = parts.hostname
+    assert host is not None
+    standard = 443 if parts.scheme == "https" else 80
+    port = _port(url, parts) or standard
     tls = _tls(security or Security()) if parts.scheme == "https" else None
-    prefix = parts.path.rstrip("/").removesuffix("/v1")
-    default = port == (443 if tls else 80)
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    prefix = quote(parts.path.rstrip("/").removesuffix("/v1"), safe="/%:@!$&'()*+,;=~")
+    name = f"[{host}]" if ":" in host else _ascii(host)
     return Endpoint(
-        host=name if default else f"{name}:{port}",
+        host=name if port == standard else f"{name}:{port}",
         prefix=prefix,
-        addresses=_addresses(parts.hostname, port, tls),
+        addresses=_addresses(host, port, tls),
         headers=_headers(headers),
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
+    if "@" in parts.netloc:  # and the message must not show the password
+        raise UsageError(f"URL {parts.hostname!r}: give the base URL only, without user and key")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"URL {url!r} must look like http://host:port or https://host")
+    if parts.query or parts.fragment:
+        raise UsageError(f"URL {url!r}: give the base URL only, without query or fragment")
+    return parts
+
+
+def _port(url: str, parts: SplitResult) -> int | None:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise UsageError(f"URL {url!r} has a port that is not within 1 and 65535")
+    return port
+
+
+def _ascii(host: str) -> str:
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise EndpointError(f"host {host!r} is not a valid name: check the URL") from None
 
 
 def _addresses(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[Address, ...]:
@@ -98,13 +129,15 @@ def _headers(extra: tuple[str, ...]) -> dict[str, str]:
     }
     for variable in KEY_VARIABLES:
         if key := os.environ.get(variable):
-            if any(c in key for c in "\r\n\0") or not key.isascii():
+            if not key.isascii() or not _HEADER_VALUE.fullmatch(key):
                 raise UsageError(f"{variable} holds characters that no header may have")
             headers["Authorization"] = f"Bearer {key}"
             break
     for line in extra:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or any(c in line for c in "\r\n\0"):
-            raise UsageError("a --header must look like 'Name: value'")
-        headers[name.strip()] = value.strip()
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not colon or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise UsageError("a --header must look like 'Name: value', without control characters")
+        if name.lower() in _OUR_HEADERS:
+            raise UsageError(f"--header {name!r} cannot be set: it follows from the request itself")
+        headers = {k: v for k, v in headers.items() if k.lower() != name.lower()} | {name: value}
     return headers

@@ -13,6 +13,7 @@ from servecap.wire.sse import SseDecoder
 
 _PARTS_KEPT = 256  # unread parts of a long stream before they are read in between
 _END = b"\r\n\r\n"
+_GIVEN_UP = ("abort", "error")  # vLLM's, when it shuts down or fails in the middle of an answer
 _SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
 
 
@@ -68,10 +69,10 @@ class Exchange:
         self.understand()
         if self.record is not None:
             return
-        if self._reader.end_of_connection() and why is None:
+        if why is None and self._reader.end_of_connection():
             self._end_of_response(at_s)
-        elif self._answer.done:
-            self._finish(Outcome.OK, at_s)
+        elif self._answer.done or self._answer.error is not None:
+            self._end_of_answer(at_s)
         elif self._reader.status is None and self.last_read_s is None:
             self._finish(Outcome.REFUSED, at_s, why or "the server closed without an answer")
         else:
@@ -101,10 +102,10 @@ class Exchange:
 
     def _piece(self, piece: bytes, at_s: float) -> None:
         if self._sse is None and not self._body:
-            kind = self._reader.headers.get("content-type", "")
+            kind = self._reader.headers.get("content-type", "").lower()
             if self._reader.status == 200 and kind.startswith("text/event-stream"):
                 self._sse = SseDecoder()
-                self._deferring = True
+                self._deferring = self._reader.chunked  # only there is the end told by its bytes
         if self._sse is None:
             self._body.append(piece)
             return
@@ -119,28 +120,42 @@ class Exchange:
             self._finish(Outcome.HTTP_ERROR, at_s, error_text(body) or f"HTTP {status}")
             return
         if self._sse is None:
+            if not body:
+                self._finish(Outcome.BROKEN_STREAM, at_s, "the answer is empty")
+                return
             try:
                 self._api.whole(self._answer, body, self._reader.headers)
             except BadAnswer as error:
                 self._finish(Outcome.BROKEN_STREAM, at_s, clean(str(error)))
                 return
+        self._end_of_answer(at_s)
+
+    def _end_of_answer(self, at_s: float) -> None:
+        """The dialect's end was reached, or the response's: was it a whole answer?"""
         answer = self._answer
         if answer.error is not None:
             code = f"{answer.error_status}: " if answer.error_status else ""
             self._finish(Outcome.HTTP_ERROR, at_s, code + answer.error)
-        elif answer.done or answer.finish_reason is not None:
-            self._finish(Outcome.OK, at_s)
-        else:
+        elif answer.finish_reason in _GIVEN_UP:
+            why = f"the server gave the answer up (finish_reason {answer.finish_reason!r})"
+            self._finish(Outcome.BROKEN_STREAM, at_s, why)
+        elif answer.finish_reason is None and not answer.done:
             self._finish(Outcome.BROKEN_STREAM, at_s, "the stream ended without its end mark")
+        elif self._sse is not None and answer.finish_reason is None and not answer.chunk_s:
+            self._finish(Outcome.BROKEN_STREAM, at_s, "the stream ended without any output")
+        else:
+            self._finish(Outcome.OK, at_s)
+
+    def end_if_answered(self, at_s: float) -> None:
+        """End it if its answer is whole, though the response or the connection goes on."""
+        self.understand()
+        if self.record is None and (self._answer.done or self._answer.error is not None):
+            self._end_of_answer(at_s)
 
     def abandon(self, outcome: Outcome, at_s: float, why: str | None = None) -> None:
         """End it from outside: a timeout, or the end of the measurement."""
-        self.understand()
-        if self.record is not None:
-            return
-        if self._answer.done and outcome is Outcome.TIMEOUT:
-            self._finish(Outcome.OK, self.last_read_s or at_s)
-        else:
+        self.end_if_answered(at_s)
+        if self.record is None:
             self._finish(outcome, at_s, why)
 
     def _finish(self, outcome: Outcome, at_s: float, error: str | None = None) -> None:
@@ -191,13 +206,16 @@ class Exchange:
         )
 
     def _tokens(self) -> tuple[int | None, int | None, TokenSource]:
-        """Prompt and output tokens and where they come from; chunks are the last resort."""
-        answer, request = self._answer, self.arrival.request
-        prompt = answer.prompt_tokens
+        """Prompt and output tokens and the worse of their sources; chunks are the last resort."""
+        answer = self._answer
+        prompt, output = answer.prompt_tokens, answer.output_tokens
+        if prompt is not None and output is not None:
+            return prompt, output, TokenSource.SERVER
         if prompt is None:
-            prompt = request.prompt_tokens
-        if answer.output_tokens is not None:
-            return prompt, answer.output_tokens, TokenSource.SERVER
-        if self._count_tokens is not None and answer.text:
-            return prompt, self._count_tokens("".join(answer.text)), TokenSource.TOKENIZER
-        return prompt, len(answer.chunk_s) or None, TokenSource.ESTIMATE
+            prompt = self.arrival.request.prompt_tokens
+        known = self._count_tokens is not None
+        if output is None and self._count_tokens is not None and answer.text:
+            output = self._count_tokens("".join(answer.text))
+        if output is None:
+            output, known = len(answer.chunk_s) or None, False
+        return prompt, output, TokenSource.TOKENIZER if known else TokenSource.ESTIMATE

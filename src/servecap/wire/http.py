@@ -33,6 +33,7 @@ class ResponseReader:
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.framed = True
+        self.chunked = False
         self.complete = False
         self.keep_alive = False
         self._pieces: list[bytes] = []
@@ -72,16 +73,16 @@ class ResponseReader:
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         names = self.headers
-        self.framed = (
-            "content-length" in names
-            or "chunked" in names.get("transfer-encoding", "").lower()
-            or self.status in (204, 304)
-        )
+        self.chunked = "chunked" in names.get("transfer-encoding", "").lower()
+        self.framed = self.chunked or "content-length" in names or self.status in (204, 304)
         self.keep_alive = self.framed and self._parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if self.framed:
+        if self.status is not None and self.status < 200:  # 100 Continue, 103 Early Hints
+            self.status = None
+            self.headers = {}
+        elif self.framed:
             self.complete = True

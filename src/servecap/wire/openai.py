@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from servecap.record import Request, ServerTimings
+from servecap.wire import tgi
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
 
 
@@ -26,7 +27,7 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()  # in a union with None, Raw reads nothing but null
 
 
 class _Choice(msgspec.Struct, frozen=True, gc=False):
@@ -52,6 +53,8 @@ class _Chunk(msgspec.Struct, frozen=True, gc=False):
     object: str | None = None
     message: Any = None  # SGLang's flat error
 
+
+_SHORTEST_JSON = 16  # no chunk of this dialect is shorter
 
 _decoder = msgspec.json.Decoder(_Chunk)
 
@@ -99,9 +102,13 @@ class OpenAi:
         Raises:
             BadAnswer: it is not valid JSON of this dialect.
         """
-        if data == b"[DONE]":
-            answer.done = True
-            return
+        if len(data) < _SHORTEST_JSON:
+            data = data.strip()
+            if data == b"[DONE]":
+                answer.done = True
+                return
+            if not data:  # a sign of life
+                return
         chunk = parse(_decoder, data)
         if chunk.error is not None or chunk.object == "error":
             _take_error(answer, chunk)
@@ -113,8 +120,8 @@ class OpenAi:
                 answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
 
-    def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:  # noqa: ARG002
-        """Read an answer that was not streamed.
+    def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:
+        """Read an answer that was not streamed; TGI sends its timing headers here, too.
 
         Raises:
             BadAnswer: it is not valid JSON of this dialect, or has no choices.
@@ -127,8 +134,11 @@ class OpenAi:
             raise BadAnswer("the answer has no choices")
         for choice in chunk.choices:
             _carries_output(choice, answer.text)
-            answer.finish_reason = choice.finish_reason
+            if choice.finish_reason is not None:
+                answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
+        if answer.timings is None:
+            answer.timings = tgi.timings(headers, answer.output_tokens)
         answer.done = True
 
 
@@ -144,8 +154,7 @@ def _carries_output(choice: _Choice, text: list[str]) -> bool:
         if part:
             text.append(part)
             return True
-    calls = delta.tool_calls
-    return calls is not None and bytes(calls) not in (b"null", b"[]")
+    return bytes(delta.tool_calls) not in (b"", b"null", b"[]")
 
 
 def _take_totals(answer: Answer, chunk: _Chunk) -> None:
