@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 
@@ -304,7 +305,21 @@ def repeat_json(run: Run) -> str:
         "started_utc": header.started_utc,
         "environment": header.environment,
     }
-    return msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
+    shown = _cleaned(msgspec.to_builtins(told))
+    return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()
+
+
+def _cleaned(value: Any) -> Any:
+    """The same JSON value with every string safe to print, and to write as UTF-8."""
+    match value:
+        case str():
+            return units.clean(value, 10_000)
+        case dict():
+            return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_cleaned(item) for item in value]
+        case _:
+            return value
 
 
 def warnings(run: Run, summary: Summary) -> list[str]:

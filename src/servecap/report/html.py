@@ -89,8 +89,7 @@ def write_html(
         OSError: the file cannot be written.
     """
     page = render(runs=runs, search=search, cells=cells, plan=plan, title=title)
-    # A lone surrogate, from a broken answer, has no UTF-8: it is spelled out.
-    Path(path).write_bytes(page.encode("utf-8", "backslashreplace"))
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def render(
@@ -197,7 +196,6 @@ def _run_part(
     name: str, run: Run, summary: Summary, pictures: list[Picture], *, drawn: bool
 ) -> RunPart:
     slo, latency, *others = facts.tables(run, summary)
-    repeat = "\n".join(units.clean(line, 10_000) for line in facts.repeat_json(run).splitlines())
     return RunPart(
         name=name,
         title=f"{words.target_name(run)} at {words.load_phrase(run.scenario.load)}",
@@ -209,7 +207,7 @@ def _run_part(
         warnings=facts.warnings(run, summary),
         pictures=pictures,
         drawn=drawn,
-        repeat=repeat,
+        repeat=facts.repeat_json(run),
     )
 
 

@@ -169,9 +169,9 @@ def clean(text: str, most: int = 300) -> str:
     >>> clean("a\\x1b[31mb\\nc")
     'a\\\\x1b[31mb c'
     """
-    # Spelling out can only make it longer, so cutting first bounds the work.
-    cut = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join(_visible(char) for char in cut)
+    # Spelling out only makes it longer: what is cut off first could not have been shown.
+    seen = "".join(_visible(char) for char in text[: most + 1])
+    return seen if len(seen) <= most else seen[: most - 3] + "..."
 
 
 def _visible(char: str) -> str:
