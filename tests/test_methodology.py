@@ -45,7 +45,7 @@ def test_table_of_requests_needed(percentile: str) -> None:
         ("Not stationary", f"drift by > {steady.DRIFT_SHARE:.0%} and"),
         (
             "Little's law broken: `qps x (E2E + think)` is not the number of users",
-            f"more than {audit.LITTLE_SHARE:.0%},",
+            f"more than {steady.LITTLE_SHARE:.0%},",
         ),
         (
             "The server's prefix cache answered although all prompts differ",

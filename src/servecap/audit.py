@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from servecap import steady
@@ -16,7 +15,6 @@ LOOP_DELAY_P99_MAX_S = 0.050
 CPU_SHARE_MAX = 0.90
 CACHED_SHARE_MAX = 0.20
 OUTPUT_SHORT_SHARE = 0.90
-LITTLE_SHARE = 0.10
 
 
 def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -110,9 +108,8 @@ def _little(run: Run, summary: Summary) -> list[str]:
     e2e = summary.client.get("e2e")
     if e2e is None or summary.error_rate > 0.01:
         return []  # failed requests hold a user for times of their own
-    implied = summary.qps * (e2e.mean + sum(load.think_s) / 2)
-    allowed = max(LITTLE_SHARE, 4 / math.sqrt(summary.requests))
-    if abs(implied - load.users) <= allowed * load.users:
+    implied = steady.little_gap(run.scenario, summary.qps, e2e.mean, summary.requests)
+    if implied is None:
         return []
     return [
         f"Little's law does not hold: {summary.qps:.3g} requests/s x "

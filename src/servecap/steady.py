@@ -19,6 +19,8 @@ from servecap.scenario import ClosedLoop, Scenario
 CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
 DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
 DRIFT_CONFIDENCE = 0.999
+LITTLE_SHARE = 0.10  # of the users: a larger gap means that the window was not steady
+LITTLE_NOISE = 2.0  # the gap allowed for n requests is this over root n, if that is more
 HOPELESS = 20  # requests that all fail before a run gives up
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
@@ -90,6 +92,25 @@ def drift(values: Sequence[float]) -> float | None:
     return gap / level if error == 0 or abs(gap) / error > bar else None
 
 
+def little_gap(
+    scenario: Scenario, requests_per_s: float, response_s: float, requests: int
+) -> float | None:
+    """Users that Little's law implies, where they are too far from those that there are.
+
+    None where the law holds as well as can be told from that many requests, and for open-loop
+    load, whose population is not known beforehand.
+
+    Source:
+        Little, A proof for the queuing formula L = lambda W, Oper. Res. 9 (1961).
+    """
+    load = scenario.load
+    if not isinstance(load, ClosedLoop):
+        return None
+    implied = requests_per_s * (response_s + sum(load.think_s) / 2)
+    allowed = max(LITTLE_SHARE, LITTLE_NOISE / math.sqrt(max(1, requests)))
+    return implied if abs(implied - load.users) > allowed * load.users else None
+
+
 class Enough:
     """Tells a driver when a run may stop; it sees the time and the ended requests only."""
 
@@ -138,6 +159,9 @@ class Enough:
             return None
         if drift(response_s) is not None:
             return None
+        qps = len(inside) / (window.end_s - window.start_s)
+        if little_gap(self._scenario, qps, float(np.mean(response_s)), len(inside)) is not None:
+            return None  # a wave of users that think and send together is cut in the middle
         if self._scenario.stop.decide and not self._decided(inside):
             return None
         return f"{len(inside)} requests ended in a stationary window"

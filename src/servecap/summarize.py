@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +11,7 @@ from servecap import audit, stats, steady, verdict
 from servecap.metrics import LimitCheck, Summary, Verdict, Window
 from servecap.record import Outcome, Record
 from servecap.run import Run
-from servecap.scenario import ClosedLoop, OpenLoop
+from servecap.scenario import OpenLoop
 from servecap.slo import Slo
 
 _UNBORN = (Outcome.CENSORED, Outcome.CANCELLED)
@@ -156,19 +155,3 @@ def _server(good: Sequence[Record]) -> dict[str, stats.Distribution]:
             "prefill": [v for s in told if (v := s.prefill_s) is not None],
         }
     )
-
-
-def think_s(run: Run) -> float:
-    """Mean think time of the closed loop in seconds; 0 for open-loop load."""
-    load = run.scenario.load
-    return sum(load.think_s) / 2 if isinstance(load, ClosedLoop) else 0.0
-
-
-def littles_users(summary: Summary, think: float) -> float:
-    """Users that Little's law implies: requests/s x (mean response + mean think).
-
-    Source:
-        Little, A proof for the queuing formula L = lambda W, Oper. Res. 9 (1961).
-    """
-    e2e = summary.client.get("e2e")
-    return math.nan if e2e is None else summary.qps * (e2e.mean + think)

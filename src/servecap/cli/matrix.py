@@ -1,0 +1,151 @@
+"""`servecap matrix`: fill the key performance matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servecap.cli import find, progress
+from servecap.errors import UsageError
+
+if TYPE_CHECKING:
+    from servecap.cell import Cell
+    from servecap.matrix.fill import Event
+    from servecap.matrix.job import CellJob
+    from servecap.matrix.spec import Spec
+
+
+@click.command("matrix")
+@click.argument("spec", type=click.Path(dir_okay=False))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Folder of the matrix.  [default: the spec's name beside it]",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KEY=PATTERN",
+    help="Only these cells: model, gpu, tp or scenario (again for more).",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+def command(spec: str, **given: Any) -> int:
+    """Fill the key performance matrix: model x GPU x TP x scenario.
+
+    SPEC is a YAML file that lists the cells and where each comes from: a URL, a command that
+    starts the server, the embedded emulator, or a table of measured cells. Each result is kept as
+    soon as it is there; a second run goes on where the first stopped.
+
+    \b
+    Example of a spec:
+      defaults: {slo: "ttft.mean<3s,tpot.mean<100ms"}
+      scenarios: {chat: {workload: chat-en}}
+      cells:
+        - {model: llama-13b, gpu: a30, tp: [2, 4], scenario: chat, emulate: {}}
+        - {import: measured.csv}
+
+    \b
+    Examples:
+      servecap matrix spec.yaml --dry-run
+      servecap matrix spec.yaml && servecap plan spec --users 10000
+    """
+    from servecap.matrix import fill
+    from servecap.matrix import spec as specs
+
+    loaded = specs.load(Path(spec))
+    out = Path(given["out"]) if given["out"] else Path(spec).with_suffix("")
+    if out == Path(spec):
+        raise UsageError(f"{spec!r} has no ending, so name a folder with --out")
+    if given["dry_run"]:
+        _dry_run(loaded, out, given["only"])
+        return 0
+    quiet = given["quiet"]
+
+    def on_event(event: Event) -> None:
+        _say(event, quiet)
+
+    def find_cell(job: CellJob, url: str, folder: Path) -> Cell:
+        return _find(job, url, folder, quiet)
+
+    cells = fill.fill(loaded, out, find_cell, only=given["only"], on_event=on_event)
+    _finish(loaded, cells, out, given["as_json"])
+    left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
+    for todo in left:
+        progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
+    return 1 if left else 0
+
+
+def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool) -> None:
+    from servecap.matrix import files
+    from servecap.report import html
+
+    files.write(out / "matrix.csv", cells)
+    html.write_html(out / "report.html", cells=cells, title="Key performance matrix")
+    if as_json:
+        click.echo(files.to_json(cells))
+        return
+    click.echo(files.to_markdown(cells), nl=False)
+    click.echo(
+        f"\n{len(cells)} of {len(spec.imported) + len(spec.jobs)} cells are filled; "
+        f"kept in {out}: report.html, matrix.csv\n"
+        f"next: servecap plan {out} --users 10000"
+    )
+
+
+def _dry_run(spec: Spec, out: Path, only: tuple[str, ...]) -> None:
+    from servecap.matrix.fill import survey
+
+    for cell in spec.imported:
+        click.echo(f"imported  {cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}")
+    for todo in survey(spec, out, only=only):
+        note = f"  ({todo.note})" if todo.note else ""
+        click.echo(f"{todo.state:8}  {todo.job.name}{note}")
+
+
+def _say(event: Event, quiet: bool) -> None:
+    place = f"[{event.index}/{event.total}] {event.name}"
+    match event.kind:
+        case "started":
+            progress.say(place, quiet=quiet)
+        case "landed":
+            cell = event.cell
+            users = None if cell is None or cell.capacity is None else cell.capacity.users
+            progress.say(f"{place}: {'n/a' if users is None else users} users", quiet=quiet)
+        case "failed":
+            progress.say(f"{place}: failed: {event.error}", quiet=quiet)
+
+
+def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
+    """Search the capacity of the server at *url* for one cell."""
+    from servecap.matrix.measured import cell_of
+    from servecap.probe import TargetSpec, open_bench
+    from servecap.store import write_json
+
+    target = TargetSpec(url=url, api=job.api, model=job.served_model)
+    bench = open_bench(target, job.scenario.workload, job.scenario.timeouts)
+    levels = _fresh(folder)
+    result, _ = find.search_with(
+        bench,
+        job.scenario,
+        levels,
+        start=job.search.start,
+        max_users=job.search.max_users,
+        precision=job.search.precision,
+        quiet=quiet,
+    )
+    write_json(levels / find.SEARCH, result)
+    return cell_of(job, result, provenance=str(levels))
+
+
+def _fresh(folder: Path) -> Path:
+    """A folder for this attempt, beside those of earlier ones."""
+    count = 1
+    while (folder / f"find-{count}").exists():
+        count += 1
+    path = folder / f"find-{count}"
+    path.mkdir(parents=True)
+    return path
