@@ -13,8 +13,9 @@ from servecap.errors import UsageError
 if TYPE_CHECKING:
     from servecap.cell import Cell
     from servecap.matrix.fill import Event
-    from servecap.matrix.job import CellJob
+    from servecap.matrix.job import CellJob, Predict
     from servecap.matrix.spec import Spec
+    from servecap.search import SearchResult
 
 
 @click.command("matrix")
@@ -37,15 +38,16 @@ def command(spec: str, **given: Any) -> int:
     """Fill the key performance matrix: model x GPU x TP x scenario.
 
     SPEC is a YAML file that lists the cells and where each comes from: a URL, a command that
-    starts the server, the embedded emulator, or a table of measured cells. Each result is kept as
-    soon as it is there; a second run goes on where the first stopped.
+    starts the server, the embedded emulator, the engine model alone, or a table of measured
+    cells. Each result is kept as soon as it is there; a second run goes on where the first stopped.
 
     \b
     Example of a spec:
       defaults: {slo: "ttft.mean<3s,tpot.mean<100ms"}
       scenarios: {chat: {workload: chat-en}}
       cells:
-        - {model: llama-13b, gpu: a30, tp: [2, 4], scenario: chat, emulate: {}}
+        - {model: llama-13b, gpu: a30, tp: [2, 4], scenario: chat, predict: {engine: tgi}}
+        - {model: llama-13b, gpu: a30, tp: 8, scenario: chat, url: "http://gpu7:8000"}
         - {import: measured.csv}
 
     \b
@@ -120,14 +122,43 @@ def _say(event: Event, quiet: bool) -> None:
 
 
 def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
-    """Search the capacity of the server at *url* for one cell."""
+    """The cell's capacity: of the server at *url*, or as the engine model predicts it."""
+    from servecap.matrix.job import Predict
     from servecap.matrix.measured import cell_of
-    from servecap.probe import TargetSpec, open_bench
     from servecap.store import write_json
+
+    if isinstance(job.source, Predict):
+        result, provenance = _predicted(job, job.source, quiet), "engine model"
+    else:
+        levels = _fresh(folder)
+        result, provenance = _searched(job, url, levels, quiet), str(levels)
+        write_json(levels / find.SEARCH, result)
+    return cell_of(job, result, provenance=provenance)
+
+
+def _predicted(job: CellJob, source: Predict, quiet: bool) -> SearchResult:
+    from servecap import search
+    from servecap.simulate import simulate
+    from servecap.workload import source as workloads
+
+    workload = workloads.load(job.scenario.workload)
+    return search.find(
+        lambda level: simulate(
+            level, source.spec, workload.requests(level.seed), workload_note=workload.note
+        ),
+        job.scenario,
+        start=job.search.start,
+        max_users=job.search.max_users,
+        precision=job.search.precision,
+        on_level=lambda level: progress.say(find.level_line(level), quiet=quiet),
+    )
+
+
+def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> SearchResult:
+    from servecap.probe import TargetSpec, open_bench
 
     target = TargetSpec(url=url, api=job.api, model=job.served_model)
     bench = open_bench(target, job.scenario.workload, job.scenario.timeouts)
-    levels = _fresh(folder)
     result, _ = find.search_with(
         bench,
         job.scenario,
@@ -137,8 +168,7 @@ def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
         precision=job.search.precision,
         quiet=quiet,
     )
-    write_json(levels / find.SEARCH, result)
-    return cell_of(job, result, provenance=str(levels))
+    return result
 
 
 def _fresh(folder: Path) -> Path:

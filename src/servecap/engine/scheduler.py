@@ -116,7 +116,14 @@ class Scheduler(Protocol):
         """Why this policy can never run *sequence*; None: it can."""
 
 
-class ChunkedPrefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChunkedPrefill(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="chunked-prefill",
+):
     """vLLM since V1 (and SGLang): decodes first, then prompts in chunks, up to a token budget.
 
     Keys and values are given block by block. Where they run out, the youngest running sequence is
@@ -177,7 +184,14 @@ class ChunkedPrefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             budget -= tokens
 
 
-class PrefillFirst(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PrefillFirst(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="prefill-first",
+):
     """TGI: whole prompts go first and stall decode; the longest answer is reserved beforehand.
 
     While some decode, newcomers are let in when there are at least `waiting_served_ratio` times as

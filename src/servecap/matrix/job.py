@@ -10,6 +10,7 @@ import msgspec
 
 from servecap.cell import Cell, Origin
 from servecap.emulate.config import EmulatorConfig
+from servecap.engine.spec import EngineSpec
 from servecap.scenario import Scenario
 
 # What a command or URL may hold in braces. Port and host are known only when the server starts.
@@ -56,7 +57,15 @@ class Emulate(
     config: EmulatorConfig
 
 
-Source = Url | Command | Emulate
+class Predict(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="predict"
+):
+    """No server at all: the engine model in virtual time."""
+
+    spec: EngineSpec
+
+
+Source = Url | Command | Emulate | Predict
 
 
 class SearchBounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,7 +94,7 @@ class CellJob(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def origin(self) -> Origin:
         """Whether its figures will be measured or predicted."""
-        return "predicted" if isinstance(self.source, Emulate) else "measured"
+        return "predicted" if isinstance(self.source, Emulate | Predict) else "measured"
 
     @property
     def name(self) -> str:

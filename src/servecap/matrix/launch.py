@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from servecap.emulate.launch import running
 from servecap.errors import EndpointError
-from servecap.matrix.job import CellJob, Command, Emulate, Url
+from servecap.matrix.job import CellJob, Command, Emulate, Predict, Url
 
 LOG = "server.log"
 _POLL_S = (0.02, 1.0)  # first and longest pause between looks
@@ -46,6 +46,8 @@ def endpoint(job: CellJob, folder: Path) -> Iterator[str]:
         case Emulate(config=config):
             with running(config) as url:
                 yield url
+        case Predict():
+            yield ""  # nothing listens: the engine model answers in virtual time
         case Command() as command:
             with _started(job, command, folder) as url:
                 yield url

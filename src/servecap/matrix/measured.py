@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from servecap.cell import Cell
-from servecap.matrix.job import CellJob, Emulate
+from servecap.matrix.job import CellJob, Emulate, Predict
 from servecap.metrics import Summary
 from servecap.record import TokenSource
 from servecap.search import SearchResult
@@ -16,7 +16,8 @@ def cell_of(job: CellJob, result: SearchResult, *, provenance: str) -> Cell:
     """The job's cell with the figures of the largest level that held.
 
     Figures are by the clock that the scenario judges by: the server's own for `timings: server`,
-    else the client's. Where the emulator answered, the cell is marked as predicted.
+    else the client's. Where the emulator or the engine model
+    answered, the cell is marked as predicted.
     """
     level = result.at_capacity
     undecided = _undecided(result)
@@ -58,8 +59,9 @@ def _undecided(result: SearchResult) -> str | None:
 
 
 def _memory(job: CellJob) -> float | None:
-    if job.gpu_memory_gb is None and isinstance(job.source, Emulate):
-        return job.source.config.gpu_memory_gb
+    match job.source:
+        case Emulate(config=asked) | Predict(spec=asked) if job.gpu_memory_gb is None:
+            return asked.gpu_memory_gb
     return job.gpu_memory_gb
 
 

@@ -16,6 +16,7 @@ from servecap.emulate.config import EmulatorConfig
 from servecap.emulate.config import check as check_emulator
 from servecap.engine.hardware import gpu as known_gpu
 from servecap.engine.model import model as known_model
+from servecap.engine.spec import EngineSpec, build
 from servecap.errors import UsageError
 from servecap.matrix.document import Document, Path_, read
 from servecap.matrix.files import read as read_cells
@@ -24,6 +25,7 @@ from servecap.matrix.job import (
     CellJob,
     Command,
     Emulate,
+    Predict,
     Source,
     Url,
     imported_place,
@@ -56,6 +58,7 @@ class Entry(
     url: str | None = None
     command: str | list[str] | None = None
     emulate: dict[str, object] | None = None
+    predict: dict[str, object] | None = None
     import_: str | None = None
     ready: str | None = None
     host: str | None = None
@@ -85,7 +88,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-_WAYS = ("url", "command", "emulate", "import")
+_WAYS = ("url", "command", "emulate", "predict", "import")
 _OF_COMMAND = ("ready", "host", "port", "env", "folder", "ready_timeout_s", "stop",
                "stop_timeout_s")  # fmt: skip
 _TIMES = ("ready_timeout_s", "stop_timeout_s")
@@ -281,6 +284,8 @@ def _source(
 ) -> Source:
     if entry.emulate is not None:
         return Emulate(_emulator(document, entry, entry.emulate, path, on))
+    if entry.predict is not None:
+        return Predict(_engine(document, entry, entry.predict, path, on))
     if entry.command is None:
         assert entry.url is not None
         return Url(entry.url)
@@ -303,6 +308,29 @@ def _source(
     if not Path(given["folder"]).is_dir():
         raise document.error((*path, "folder"), f"{given['folder']} is no folder")
     return Command(command=tuple(words), **given)
+
+
+def _engine(
+    document: Document,
+    entry: Entry,
+    options: dict[str, object],
+    path: Path_,
+    on: tuple[str, str, int],
+) -> EngineSpec:
+    model, gpu, tp = on
+    where = (*path, "predict")
+    for key in ("model", "gpu", "tp"):
+        if key in options:
+            raise document.error((*where, key), f"{key} is the cell's own; leave it out here")
+    document.check_keys(options, msgspec.structs.fields(EngineSpec), where)
+    memory = {} if entry.gpu_memory_gb is None else {"gpu_memory_gb": entry.gpu_memory_gb}
+    values = {"model": model, "gpu": gpu, "tp": tp, **memory, **options}
+    spec = document.convert(values, EngineSpec, where)
+    try:
+        build(spec)
+    except UsageError as error:
+        raise document.error(where, str(error)) from None
+    return spec
 
 
 def _emulator(
