@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 from xml.etree import ElementTree
 
@@ -7,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import synthetic
+from matplotlib import image
 
 from servecap.record import Outcome
 from servecap.report import canvas
@@ -136,6 +138,16 @@ def test_a_png_is_a_picture_of_the_asked_size(charts: dict[str, Chart]) -> None:
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         assert int.from_bytes(data[16:20], "big") == 600
     assert canvas.png(charts["run-load"], 600) != canvas.png(charts["run-load"], 600, dark=True)
+
+
+def test_dots_are_in_the_png_too() -> None:
+    run = synthetic.run(error_share=0, end_s=40)
+    chart = charts_of(run)["run-length-e2e"]
+    picture = image.imread(io.BytesIO(canvas.png(chart, 340, scale=1)))
+    teal = np.array([int(canvas.LIGHT["teal"][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    # Dots are half transparent: where they overlap the colour is nearly the palette's own.
+    near = np.abs(picture[:, :, :3] - teal).max(axis=2) < 0.2
+    assert near.sum() > 100
 
 
 @pytest.mark.parametrize("palette", [canvas.LIGHT, canvas.DARK])

@@ -80,6 +80,7 @@ class Canvas(msgspec.Struct, frozen=True):
     height_px: float
     colours: dict[Colour, str]
     head_px: float = 0.0  # room above for a title and a legend
+    vector: bool = True  # drawn as SVG
 
     def colour(self, name: Colour) -> str:
         return self.colours[name]
@@ -164,9 +165,15 @@ class Canvas(msgspec.Struct, frozen=True):
         size_px: float = 3.5,
         alpha: float = 0.55,
     ) -> None:
-        """One dot for each point, as a single path: a few bytes each."""
+        """One dot for each point; in an SVG all are one path, a few bytes each."""
+        if not self.vector:
+            ax.plot(
+                x, y, "o", color=self.colour(colour), markersize=size_px, markeredgewidth=0,
+                alpha=alpha,
+            )  # fmt: skip
+            return
         points = np.column_stack([x, y])
-        # A stroke without length and with round caps is a dot.
+        # A stroke without length and with round caps is a dot (in SVG; Agg draws nothing).
         self._strokes(ax, np.repeat(points, 2, axis=0), colour, size_px, "round", alpha)
 
     def bars(
@@ -316,7 +323,9 @@ def _render(
         # The reader's own fonts draw the text; matplotlib's need not know every character.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width_px / 72, (height_px + head_px) / 72), dpi=72)
-        chart.draw(Canvas(figure, width_px, height_px, colours, head_px))
+        chart.draw(
+            Canvas(figure, width_px, height_px, colours, head_px, vector=colours is _MARKERS)
+        )
         save(to, figure)
 
 

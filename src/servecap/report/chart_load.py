@@ -65,7 +65,7 @@ def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floa
     # The last bin may reach past the run's end: its rates would look like a fall.
     whole = edges[1:] <= told.end_s + 1e-9
     whole[0] = True
-    middle = ((edges[:-1] + edges[1:]) / 2)[whole]
+    shown = edges[: int(whole.sum()) + 1]
     for panel, names in zip(panels, (("users", "in flight"), ("QPS",), ("TPS",)), strict=True):
         canvas.shade(panel, told.window.start_s, told.window.end_s)
         top = 1e-9
@@ -73,7 +73,7 @@ def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floa
             if name in values:
                 line = values[name][whole]
                 colour = canvas.colour("amber" if name == "users" else "blue")
-                panel.plot(middle, line, color=colour, linewidth=1.6, drawstyle="steps-mid")
+                panel.stairs(line, shown, baseline=None, color=colour, linewidth=1.6)
                 top = max(top, float(line.max()))
         panel.set_xlim(0, told.end_s)
         panel.set_ylim(0, top * 1.1)
