@@ -7,7 +7,6 @@ counted as held nor as broken, so it ends up inside the capacity's interval.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import msgspec
 
@@ -15,7 +14,7 @@ from servecap import rand
 from servecap.cell import Capacity
 from servecap.errors import InvalidRun, UsageError
 from servecap.metrics import LimitCheck, Summary, Verdict
-from servecap.run import Probe
+from servecap.run import Probe, Status
 from servecap.scenario import ClosedLoop, Scenario
 from servecap.summarize import summarize
 from servecap.verdict import CONFIDENCE
@@ -41,6 +40,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     levels: tuple[Level, ...]
     scenario: Scenario
     stop_reason: str
+    interrupted: bool = False  # by the user: the capacity is what was known until then
 
     @property
     def at_capacity(self) -> Level | None:
@@ -78,9 +78,11 @@ class Search:
             if self.held >= self._max or (above and above[-1] >= self._max):
                 return None
             return min(self._next, self._max), "no level has failed yet"
-        points = [self.held, *sorted(u for u in self._unsure if u > self.held), self.failed]
-        # The lower edge first: it is the number that is promised.
-        for low, high in pairwise(points):
+        points = [self.held, *(u for u in self._unsure if u > self.held), self.failed]
+        # The lower edge first: it is the number that is promised. What lies between two unsure
+        # levels would be unsure as well.
+        edges = dict.fromkeys([(points[0], points[1]), (points[-2], points[-1])])
+        for low, high in edges:
             if high - low > max(1, self._precision * self.held):
                 return (low + high) // 2, f"between {low} and {high}"
         return None
@@ -113,6 +115,8 @@ def find(
     Each level has prompts and think times of its own (seeds derived from the scenario's), so that
     no level finds its prompts in a prefix cache.
 
+    Ctrl-C during a level ends the search; its result holds what was known by then.
+
     Raises:
         InvalidRun: no level could be believed, so nothing can be said.
         UsageError: start, max_users or precision make no sense.
@@ -125,10 +129,18 @@ def find(
     while (asked := search.ask()) is not None:
         users, why = asked
         level = _try(probe, scenario, users, why, attempt=len(levels))
-        if not level.valid:
+        if level is not None and not level.valid:
             levels.append(level)
             on_level(level)
             level = _try(probe, scenario, users, "again, the first was invalid", len(levels))
+        if level is None:
+            return SearchResult(
+                capacity=_capacity(search, levels),
+                levels=tuple(levels),
+                scenario=scenario,
+                stop_reason=f"ended by Ctrl-C while {users} users were tried",
+                interrupted=True,
+            )
         levels.append(level)
         on_level(level)
         if not level.valid:
@@ -148,7 +160,8 @@ def find(
     )
 
 
-def _try(probe: Probe, scenario: Scenario, users: int, why: str, attempt: int) -> Level:
+def _try(probe: Probe, scenario: Scenario, users: int, why: str, attempt: int) -> Level | None:
+    """The level measured; None if the user ended it early, for it then tells nothing."""
     assert isinstance(scenario.load, ClosedLoop)
     run = probe(
         msgspec.structs.replace(
@@ -158,6 +171,8 @@ def _try(probe: Probe, scenario: Scenario, users: int, why: str, attempt: int) -
             seed=rand.derive(scenario.seed, "probe", attempt),
         )
     )
+    if run.header.status is Status.INTERRUPTED:
+        return None
     summary = summarize(run)
     return Level(
         users=users,
