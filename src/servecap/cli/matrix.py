@@ -67,18 +67,25 @@ def command(spec: str, **given: Any) -> int:
         return 0
     quiet = given["quiet"]
 
+    cells = fill_spec(loaded, out, only=given["only"], quiet=quiet)
+    _finish(loaded, cells, out, given["as_json"])
+    left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
+    for todo in left:
+        progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
+    return 1 if left else 0
+
+
+def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool) -> list[Cell]:
+    """The spec's cells, filled as far as they can be; what happens is told on stderr."""
+    from servecap.matrix import fill
+
     def on_event(event: Event) -> None:
         _say(event, quiet)
 
     def find_cell(job: CellJob, url: str, folder: Path) -> Cell:
         return _find(job, url, folder, quiet)
 
-    cells = fill.fill(loaded, out, find_cell, only=given["only"], on_event=on_event)
-    _finish(loaded, cells, out, given["as_json"])
-    left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
-    for todo in left:
-        progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
-    return 1 if left else 0
+    return fill.fill(spec, out, find_cell, only=only, on_event=on_event)
 
 
 def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool) -> None:
