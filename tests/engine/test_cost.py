@@ -12,8 +12,9 @@ from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
     AllReduce,
-    RooflineCost,
+    StepCoefficients,
     StepWork,
+    roofline,
 )
 from servecap.engine.hardware import Gpu, gpu
 from servecap.engine.memory import kv_tokens
@@ -35,8 +36,8 @@ works = st.builds(
 )
 
 
-def _cost(name: str, device: str, tp: int) -> RooflineCost:
-    return RooflineCost(model(name), gpu(device), tp, CUDA_GRAPHS)
+def _cost(name: str, device: str, tp: int) -> StepCoefficients:
+    return roofline(model(name), gpu(device), tp, CUDA_GRAPHS)
 
 
 @given(works)
@@ -69,7 +70,7 @@ def test_one_gpu_needs_no_all_reduce_and_pcie_pays_more_than_nvlink() -> None:
 
 
 def test_the_launch_floor_hides_the_gpu_in_an_eager_engine() -> None:
-    cost = RooflineCost(model("llama-13b"), gpu("a100-40gb"), 8, EAGER_2023)
+    cost = roofline(model("llama-13b"), gpu("a100-40gb"), 8, EAGER_2023)
     parts = cost.parts(StepWork(1, 400, 0, 0, 0, 1))
     assert parts.gpu_s < parts.floor_s
     assert parts.total_s == pytest.approx(2.85e-3 + 40 * 0.75e-3)
@@ -96,7 +97,7 @@ def _utilisation(device: Gpu, tokens: int) -> float:
     """Share of the peak flops that the linear part reaches, as the model has it."""
     shape = model("llama2-7b")
     work = StepWork(0, 0, tokens, 0, 0, 0)
-    seconds = RooflineCost(shape, device, 1, CUDA_GRAPHS).parts(work).linear_s
+    seconds = roofline(shape, device, 1, CUDA_GRAPHS).parts(work).linear_s
     return 2 * shape.linear_parameters * tokens / seconds / device.fp16_flops
 
 

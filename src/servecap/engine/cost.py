@@ -91,32 +91,41 @@ CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032
 EAGER_2023 = HostCost(step_s=2.8e-3, sequence_s=0.05e-3, layer_floor_s=0.75e-3)
 
 
-class RooflineCost:
-    """Step times of *model* on *tp* GPUs.
+class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of what the data sheets say is reached; a calibration may say otherwise.
 
-    Matrix multiplications take the root of the sum of squares of the time to read the weights and
-    the time to compute: measured utilisations bend as softly around the roofline's knee. On 145
-    measured rows of six GPUs (1 to 8192 tokens) the mean error of that curve is 3 to 7% per GPU.
+    `gemm`, `link_latency` and `link_bus` are factors on what is known of the GPU and its fabric;
+    the shares are of the peak bandwidth or the peak flops.
     """
 
-    def __init__(self, model: ModelShape, gpu: Gpu, tp: int, host: HostCost) -> None:
-        self._host = host
-        self._floor_s = model.layers * host.layer_floor_s
-        flops = gpu.fp16_flops * gpu.gemm_share * tp
-        bandwidth = gpu.bandwidth_bytes_per_s * WEIGHT_READ_SHARE * tp
-        bytes_each = model.weight_bytes_each
-        self._linear_read_s = model.linear_parameters * bytes_each / bandwidth
-        self._linear_token_s = 2 * model.linear_parameters / flops
-        self._output_read_s = model.head_parameters * bytes_each / bandwidth
-        self._output_token_s = 2 * model.head_parameters / flops
-        kv_bytes = model.kv_bytes_per_token_per_gpu(tp)
-        self._kv_token_s = kv_bytes / (gpu.bandwidth_bytes_per_s * KV_READ_SHARE)
-        # A pair costs a multiply-add for the score and one for the value, per head dimension.
-        pair_flops = 4 * model.layers * model.heads * model.head_dim
-        self._pair_s = pair_flops / (gpu.fp16_flops * ATTENTION_FLOPS_SHARE * tp)
-        self._allreduce = AllReduce.between(gpu, tp)
-        self._allreduces = 2 * model.layers  # after attention and after the feed-forward part
-        self._token_bytes = model.hidden * 2
+    gemm: float = 1.0
+    weight_read_share: float = WEIGHT_READ_SHARE
+    kv_read_share: float = KV_READ_SHARE
+    attention_flops_share: float = ATTENTION_FLOPS_SHARE
+    link_latency: float = 1.0
+    link_bus: float = 1.0
+
+
+DEFAULT_EFFICIENCY = Efficiency()
+
+
+class StepCoefficients(msgspec.Struct, frozen=True):
+    """All numbers that a step's time depends on, in seconds; the compiled engine takes these.
+
+    `*_read_s`: to read the weights once; `*_token_s`: to multiply one token with them.
+    """
+
+    host_s: float
+    host_sequence_s: float
+    floor_s: float
+    linear_read_s: float
+    linear_token_s: float
+    output_read_s: float
+    output_token_s: float
+    kv_token_s: float
+    pair_s: float
+    allreduce_latency_s: float
+    allreduce_token_s: float
 
     def step_s(self, work: StepWork) -> float:
         return self.parts(work).total_s
@@ -124,19 +133,56 @@ class RooflineCost:
     def parts(self, work: StepWork) -> StepParts:
         """The step's seconds by what they are spent on."""
         attention_s = (
-            (work.decode_context + work.prefill_context) * self._kv_token_s
-            + work.prefill_pairs * self._pair_s
+            (work.decode_context + work.prefill_context) * self.kv_token_s
+            + work.prefill_pairs * self.pair_s
         )  # fmt: skip
         return StepParts(
-            host_s=self._host.step_s + self._host.sequence_s * work.sampled,
-            floor_s=self._floor_s,
-            linear_s=math.hypot(self._linear_read_s, work.tokens * self._linear_token_s),
-            output_layer_s=math.hypot(self._output_read_s, work.sampled * self._output_token_s)
+            host_s=self.host_s + self.host_sequence_s * work.sampled,
+            floor_s=self.floor_s,
+            linear_s=math.hypot(self.linear_read_s, work.tokens * self.linear_token_s),
+            output_layer_s=math.hypot(self.output_read_s, work.sampled * self.output_token_s)
             if work.sampled
             else 0.0,
             attention_s=attention_s,
-            allreduce_s=self._allreduces * self._allreduce.seconds(work.tokens * self._token_bytes),
+            allreduce_s=self.allreduce_latency_s + work.tokens * self.allreduce_token_s,
         )
+
+
+def roofline(
+    model: ModelShape,
+    gpu: Gpu,
+    tp: int,
+    host: HostCost,
+    efficiency: Efficiency = DEFAULT_EFFICIENCY,
+) -> StepCoefficients:
+    """What steps of *model* on *tp* GPUs cost.
+
+    Matrix multiplications take the root of the sum of squares of the time to read the weights and
+    the time to compute: measured utilisations bend as softly around the roofline's knee. On 145
+    measured rows of six GPUs (1 to 8192 tokens) the mean error of that curve is 3 to 7% per GPU.
+    """
+    flops = gpu.fp16_flops * gpu.gemm_share * efficiency.gemm * tp
+    bandwidth = gpu.bandwidth_bytes_per_s * efficiency.weight_read_share * tp
+    bytes_each = model.weight_bytes_each
+    kv_bandwidth = gpu.bandwidth_bytes_per_s * efficiency.kv_read_share
+    # A pair costs a multiply-add for the score and one for the value, per head dimension.
+    pair_flops = 4 * model.layers * model.heads * model.head_dim
+    ring = AllReduce.between(gpu, tp, efficiency)
+    reduces = 2 * model.layers  # after attention and after the feed-forward part
+    per_token = ring.seconds(model.hidden * 2) - ring.seconds(0)
+    return StepCoefficients(
+        host_s=host.step_s,
+        host_sequence_s=host.sequence_s,
+        floor_s=model.layers * host.layer_floor_s,
+        linear_read_s=model.linear_parameters * bytes_each / bandwidth,
+        linear_token_s=2 * model.linear_parameters / flops,
+        output_read_s=model.head_parameters * bytes_each / bandwidth,
+        output_token_s=2 * model.head_parameters / flops,
+        kv_token_s=model.kv_bytes_per_token_per_gpu(tp) / kv_bandwidth,
+        pair_s=pair_flops / (gpu.fp16_flops * efficiency.attention_flops_share * tp),
+        allreduce_latency_s=reduces * ring.seconds(0),
+        allreduce_token_s=reduces * per_token,
+    )
 
 
 class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,12 +199,15 @@ class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
     bus_bytes_per_s: float
 
     @classmethod
-    def between(cls, gpu: Gpu, tp: int) -> AllReduce:
+    def between(
+        cls, gpu: Gpu, tp: int, efficiency: Efficiency = DEFAULT_EFFICIENCY
+    ) -> AllReduce:
         """The all-reduce of *tp* such GPUs in one machine."""
+        share = bus_share(gpu.fabric, tp) * efficiency.link_bus
         return cls(
             gpus=tp,
-            latency_s=latency_s(gpu.fabric, tp),
-            bus_bytes_per_s=gpu.link_bytes_per_s * bus_share(gpu.fabric, tp),
+            latency_s=latency_s(gpu.fabric, tp) * efficiency.link_latency,
+            bus_bytes_per_s=gpu.link_bytes_per_s * share,
         )
 
     def seconds(self, size_bytes: float) -> float:

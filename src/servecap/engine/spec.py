@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from servecap.engine.cost import CUDA_GRAPHS, EAGER_2023, HostCost, RooflineCost
+from servecap.engine.cost import CUDA_GRAPHS, EAGER_2023, HostCost, roofline
 from servecap.engine.engine import Engine
 from servecap.engine.hardware import gpu
 from servecap.engine.memory import kv_tokens
@@ -46,7 +46,7 @@ def build(spec: EngineSpec) -> Engine:
     budget = step_tokens(policy)
     room = kv_tokens(shape, device, spec.tp, step_tokens=budget, sequences=policy.max_running)
     return Engine(
-        RooflineCost(shape, device, spec.tp, host_cost(spec.engine)),
+        roofline(shape, device, spec.tp, host_cost(spec.engine)),
         policy,
         kv_tokens=room,
         max_context_tokens=shape.max_context_tokens,

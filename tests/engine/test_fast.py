@@ -1,0 +1,123 @@
+"""The compiled engine against the reference: the same times for every request."""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from servecap.engine import fast
+from servecap.engine.cost import StepCoefficients
+from servecap.engine.engine import Engine, EngineRequest
+from servecap.engine.fast import Answers, Traffic
+from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+
+KV_TOKENS = 40 * 16
+CONTEXT = 480
+# A floor that some steps reach and some do not, and no two durations alike.
+COST = StepCoefficients(
+    0.00131, 0.00017, 0.0213, 0.0101, 0.00013, 0.0023, 0.00011, 3.7e-5, 1.3e-8, 0.00071, 1.1e-5
+)
+
+policies = st.one_of(
+    st.builds(ChunkedPrefill, step_tokens=st.integers(1, 300), max_running=st.integers(1, 8)),
+    st.builds(
+        PrefillFirst,
+        waiting_served_ratio=st.floats(0, 2),
+        max_waiting_tokens=st.integers(0, 20),
+        max_batch_prefill_tokens=st.integers(250, 600),
+        max_running=st.integers(1, 8),
+    ),
+)
+# prompt, answer, reserved beyond the answer, think time
+requests = st.lists(
+    st.tuples(st.integers(1, 300), st.integers(1, 120), st.integers(0, 60), st.floats(0, 2)),
+    min_size=1,
+    max_size=40,
+)
+
+
+def reference(policy: Policy, traffic: Traffic) -> Answers:
+    """The same traffic on `Engine`, step by step."""
+    engine = Engine(COST, policy, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
+    n = len(traffic.prompt_tokens)
+    times = np.full((4, n), np.nan)
+    users = np.zeros(n, np.int64)
+    due = [(float(s), u) for u, s in enumerate(traffic.start_s)]
+    heapq.heapify(due)
+    sent, now_s = 0, 0.0
+    while True:
+        while due and sent < n and due[0][0] <= now_s:
+            due_s, users[sent] = heapq.heappop(due)
+            times[0, sent] = due_s
+            lengths = (traffic.prompt_tokens, traffic.output_tokens, traffic.reserve_tokens)
+            request = EngineRequest(sent, *(int(length[sent]) for length in lengths))
+            if engine.submit(request) is not None:
+                again_s = due_s + 0.001 + float(traffic.think_s[sent])
+                heapq.heappush(due, (again_s, int(users[sent])))
+            sent += 1
+        step = engine.step(now_s)
+        if step is None:
+            if not due or sent == n:
+                return Answers(users, times[0], times[1], times[2], times[3], engine.preemptions)
+            now_s = due[0][0]
+            continue
+        now_s = step.end_s
+        times[1, list(step.started)] = step.start_s
+        times[2, list(step.first)] = now_s
+        for i in step.finished:
+            times[3, i] = now_s
+            heapq.heappush(due, (now_s + float(traffic.think_s[i]), int(users[i])))
+
+
+def traffic_of(starts: list[float], rows: list[tuple[int, int, int, float]]) -> Traffic:
+    prompt, answer, spare, think_s = (np.array(column) for column in zip(*rows, strict=True))
+    return Traffic(np.array(starts), prompt, answer, answer + spare, think_s.astype(np.float64))
+
+
+@settings(max_examples=300, deadline=None)
+@given(policies, st.lists(st.floats(0, 3), min_size=1, max_size=20), requests)
+def test_every_request_has_the_times_of_the_reference(
+    policy: Policy, starts: list[float], rows: list[tuple[int, int, int, float]]
+) -> None:
+    traffic = traffic_of(starts, rows)
+    compiled = fast.serve(
+        COST, policy, traffic, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT
+    )
+    expected = reference(policy, traffic)
+    assert compiled.preemptions == expected.preemptions
+    for name in ("user", "planned_s", "started_s", "first_s", "end_s"):
+        np.testing.assert_allclose(
+            getattr(compiled, name), getattr(expected, name), rtol=1e-9, atol=1e-9, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("policy", [ChunkedPrefill(), PrefillFirst()])
+def test_memory_that_is_short_delays_but_loses_nobody(policy: Policy) -> None:
+    rows = [(100, 100, 0, 0.5)] * 200
+    answers = fast.serve(
+        COST,
+        policy,
+        traffic_of([0.0] * 20, rows),
+        kv_tokens=KV_TOKENS,
+        max_context_tokens=CONTEXT,
+    )
+    assert np.all(answers.end_s >= answers.first_s)
+    assert np.all(answers.first_s > answers.planned_s)
+    assert (answers.preemptions > 0) == isinstance(policy, ChunkedPrefill)
+
+
+def test_what_can_never_be_served_is_refused() -> None:
+    answers = fast.serve(
+        COST,
+        PrefillFirst(max_batch_prefill_tokens=50),
+        traffic_of([0.0], [(51, 5, 0, 1.0), (50, 5, 0, 1.0), (10, 700, 0, 1.0)]),
+        kv_tokens=KV_TOKENS,
+        max_context_tokens=CONTEXT,
+    )
+    assert [math.isnan(end_s) for end_s in answers.end_s] == [True, False, True]
+    assert answers.planned_s[1] == pytest.approx(1.001)
