@@ -71,7 +71,7 @@ def parse(text: str) -> Slo:
     'ttft.mean<3s,tpot.p99<100ms,error_rate<1%'
     """
     limits: list[Limit] = []
-    share = DEFAULT_ERROR_SHARE_MAX
+    share: float | None = None
     for term in (t.strip() for t in text.split(",")):
         if not term:
             continue
@@ -86,6 +86,8 @@ def parse(text: str) -> Slo:
         if metric not in METRICS:
             raise _bad(term, f"metric {metric!r} is not one of {', '.join(METRICS)}")
         if metric == "error_rate":
+            if share is not None:
+                raise UsageError(f"SLO {text!r} limits error_rate twice; keep one of the two")
             share = _share(term, value, unit, stat)
             continue
         limits.append(_time_limit(term, metric, stat or "mean", value, unit))
@@ -95,7 +97,7 @@ def parse(text: str) -> Slo:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"SLO {text!r} limits {'.'.join(name)} twice; keep one of the two")
-    return Slo(tuple(limits), share)
+    return Slo(tuple(limits), DEFAULT_ERROR_SHARE_MAX if share is None else share)
 
 
 def _time_limit(term: str, metric: str, stat: str, value: float, unit: str | None) -> Limit:

@@ -1,0 +1,121 @@
+"""Records, their derived figures and their line of JSON; named random streams."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made import record
+
+from servecap import rand
+from servecap.record import Counts, Outcome, Record, ServerTimings, Times, decode, encode
+
+
+def streamed(chunk_s: list[float], *, tokens: int, per_chunk: list[int] | None = None) -> Record:
+    return Record(
+        request_id=1,
+        user=2,
+        planned_s=1.0,
+        sent_s=1.25,
+        end_s=9.0,
+        outcome=Outcome.OK,
+        first_token_s=chunk_s[0] if chunk_s else None,
+        chunk_s=Times(chunk_s),
+        chunk_tokens=Counts(per_chunk or []),
+        output_tokens=tokens,
+    )
+
+
+def test_derived_times() -> None:
+    r = streamed([2.0, 3.0, 5.0], tokens=3)
+    assert (r.lag_s, r.ttft_s, r.ttft_sent_s, r.e2e_s) == (0.25, 1.0, 0.75, 8.0)
+    assert r.gaps_s() == [1.0, 2.0]
+    assert r.tpot_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("chunks", "tokens", "per_chunk", "tpot_s"),
+    [
+        ([2.0, 5.0], 4, [1, 3], 1.0),
+        ([2.0, 5.0], 4, [3, 1], 3.0),  # the first chunk came with the TTFT, all of it
+        ([2.0, 5.0], 4, None, 1.0),
+        ([2.0], 4, None, None),
+        ([], 4, None, None),
+        ([2.0, 5.0], 1, None, None),
+        ([2.0, 5.0], 3, [3, 0], None),
+    ],
+)
+def test_time_per_token(
+    chunks: list[float], tokens: int, per_chunk: list[int] | None, tpot_s: float | None
+) -> None:
+    assert streamed(chunks, tokens=tokens, per_chunk=per_chunk).tpot_s == tpot_s
+
+
+def test_servers_ttft_needs_the_queue() -> None:
+    assert ServerTimings(origin="x", prefill_s=1.0).ttft_s is None
+    assert ServerTimings(origin="x", queue_s=1.0).ttft_s is None
+    assert ServerTimings(origin="x", prefill_s=1.0, queue_s=0.0).ttft_s == 1.0
+
+
+TIME = st.floats(0, 1e6)
+
+
+@given(
+    st.lists(TIME, max_size=5),
+    st.lists(st.integers(0, 2**32 - 1), max_size=5),
+    st.none() | st.text(max_size=20),
+    st.sampled_from(list(Outcome)),
+    TIME,
+)
+def test_record_survives_its_line(
+    times: list[float], counts: list[int], error: str | None, outcome: Outcome, end_s: float
+) -> None:
+    old = msgspec.structs.replace(
+        record(end_s),
+        chunk_s=Times(round(t, 6) for t in times),
+        chunk_tokens=Counts(counts),
+        error=error,
+        outcome=outcome,
+        server=ServerTimings(origin="x", queue_s=0.0),
+    )
+    line = encode(old)
+    assert b"\n" not in line
+    assert decode(line) == old
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("chunk_s", '"abc"'),
+        ("chunk_s", '[1,"a"]'),
+        ("chunk_s", "{}7"),
+        ("chunk_tokens", "[-1]"),
+        ("chunk_tokens", "[99999999999999999999]"),
+        ("outcome", '"fine"'),
+        ("end_s", "null"),
+    ],
+)
+def test_damaged_line_is_a_decode_error(change: tuple[str, str]) -> None:
+    fields = msgspec.json.decode(encode(record(1.0)))
+    fields[change[0]] = 0
+    raw = {k: msgspec.Raw(msgspec.json.encode(v)) for k, v in fields.items()}
+    raw[change[0]] = msgspec.Raw(change[1].encode())
+    with pytest.raises(msgspec.DecodeError):
+        decode(msgspec.json.encode(raw))
+
+
+def test_cut_line_is_a_decode_error() -> None:
+    line = encode(record(1.0))
+    for end in range(len(line)):
+        with pytest.raises(msgspec.DecodeError):
+            decode(line[:end])
+
+
+def test_random_streams_are_apart_and_repeat() -> None:
+    assert rand.derive(0, "a") != rand.derive(0, "b") != rand.derive(1, "b")
+    assert rand.derive(1, 1) != rand.derive(11)
+    seeds = {rand.derive(0, "think", user) for user in range(1000)}
+    assert len(seeds) == 1000
+    assert max(seeds) < 2**64
+    assert rand.stream(3, "x").random() == rand.stream(3, "x").random()
