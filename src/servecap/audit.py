@@ -72,8 +72,16 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
 
 def _population(run: Run, summary: Summary) -> list[str]:
     load = run.scenario.load
-    if not isinstance(load, ClosedLoop) or load.queue is not None:
-        return []
+    if not isinstance(load, ClosedLoop) or not summary.requests_ok:
+        return []  # where all fail, more of them would not change that
+    wanted = load.queue if load.each is None else load.users * load.each
+    if wanted is not None:
+        if summary.requests == wanted:
+            return []
+        return [
+            f"only {summary.requests} of the {wanted} requests had ended when the run did: "
+            "classic figures are over all of them"
+        ]
     seen = len({r.user for r in run.records})
     if seen < load.users:
         return [

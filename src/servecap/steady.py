@@ -22,6 +22,7 @@ DRIFT_CONFIDENCE = 0.999
 LITTLE_SHARE = 0.10  # of the users: a larger gap means that the window was not steady
 LITTLE_NOISE = 2.0  # the gap allowed for n requests is this over root n, if that is more
 HOPELESS = 20  # requests that all fail before a run gives up
+DEAD = 1000  # failures in a row, at any time: without think time a dead server gets 10,000 a second
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -49,11 +50,14 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
     if not ended:
         return Window(start_s=0.0, end_s=end_s, rule="no request ended")
+    if not any(r.ok for r in ended):  # given up at once, mostly: nothing to settle
+        return Window(start_s=0.0, end_s=end_s, rule="no request succeeded: the whole run")
     ramped_s = _ramped_s(records, scenario, ended)
     after = [r for r in ended if r.end_s >= ramped_s]
     skip = stats.mser5([r.e2e_s for r in after if r.ok])
-    settled = [r for r in after if r.ok]
-    start_s = ramped_s if skip == 0 else max(ramped_s, settled[skip - 1].end_s)
+    after_s = [r.end_s for r in after if r.ok][skip - 1] if skip else 0.0
+    # Just after the last one that is left out, or it would be counted and QPS be too high.
+    start_s = ramped_s if skip == 0 else max(ramped_s, math.nextafter(after_s, math.inf))
     rule = "ramp-in and one cycle left out"
     if skip:
         rule += f", {skip} more requests of warm-up (MSER-5)"
@@ -120,6 +124,7 @@ class Enough:
         self._look_again = scenario.stop.requests
         load = scenario.load
         self._next_look = scenario.stop.requests
+        self._failed_in_a_row = 0
         self._one_was_well = False
         self._by_count = isinstance(load, ClosedLoop) and (
             load.queue is not None or load.each is not None
@@ -129,18 +134,21 @@ class Enough:
         """One more request has ended."""
         self._records.append(record)
         self._one_was_well = self._one_was_well or record.ok
+        self._failed_in_a_row = 0 if record.ok else self._failed_in_a_row + 1
 
     def reason(self, now_s: float) -> str | None:
         """Why the run may stop now; None: it must go on."""
         stop = self._scenario.stop
         if len(self._records) >= HOPELESS and not self._one_was_well:
             return f"none of the first {len(self._records)} requests succeeded"
-        if self._by_count:
-            return None  # the feed runs dry by itself
+        if self._failed_in_a_row >= DEAD:
+            return f"the last {self._failed_in_a_row} requests all failed"
         if stop.duration_s is not None:
             return f"{stop.duration_s:g} s passed" if now_s >= stop.duration_s else None
         if now_s >= stop.max_duration_s:
             return f"the longest time allowed ({stop.max_duration_s:g} s) passed"
+        if self._by_count:
+            return None  # the feed runs dry by itself
         if len(self._records) < self._look_again:
             return None
         # Looking costs time in proportion to the records, so look when there are 10% more.

@@ -151,7 +151,7 @@ def _check_quantile(
         )
     verdict = _against(limit.at_most_s, interval.low, interval.high)
     needed = None
-    if verdict is Verdict.UNSURE and over / len(values) < 1 - quantile:
+    if verdict is Verdict.UNSURE and over < (1 - quantile) * len(values) - 1e-9:
         wanted = stats.requests_needed(over, quantile=quantile, confidence=(1 + confidence) / 2)
         needed = _more(wanted, len(values))
     return LimitCheck(
