@@ -20,6 +20,15 @@ from servecap.wire.openai import OpenAi
 from servecap.wire.tgi import Tgi
 
 _TRIAL_TOKENS = 16
+EMULATED = (
+    "the server is servecap's emulator: latencies and rates are predictions of the engine model, "
+    "not measurements of a GPU"
+)
+
+
+def is_emulator(server: str | None) -> bool:
+    """Whether a server that calls itself so is our own emulator."""
+    return server is not None and server.startswith("servecap-emulator")
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +59,10 @@ async def prepare(
     """
     if api not in API_NAMES:
         raise UsageError(f"--api {api!r} is not one of {', '.join(API_NAMES)}")
-    endpoint = await _reachable(endpoint, url)
+    endpoint, server = await _reachable(endpoint, url)
     found, served = await _discover(endpoint, url, api, stream)
     model = _choose_model(model, served, found)
-    notes: list[str] = []
+    notes: list[str] = [EMULATED] if is_emulator(server) else []
     while True:
         trial = await _trial(endpoint, found, model, stream, timeouts)
         if trial.ok:
@@ -63,22 +72,24 @@ async def prepare(
             raise EndpointError(explain(trial, url, model))
         found, note = other
         notes.append(note)
-    target = Target(url=url, api=found.name, model=model, stream=stream)
+    target = Target(url=url, api=found.name, model=model, stream=stream, server=server)
     return Prepared(
         endpoint=endpoint, api=found, target=target, trial=trial, notes=tuple(dict.fromkeys(notes))
     )
 
 
-async def _reachable(endpoint: Endpoint, url: str) -> Endpoint:
-    """The endpoint with the first address that answers in front."""
+async def _reachable(endpoint: Endpoint, url: str) -> tuple[Endpoint, str | None]:
+    """The endpoint with the first address that answers, and what the server calls itself."""
     why = "it has no address"
     for address in endpoint.addresses:
         try:
-            await fetch(endpoint, "/health", address=address)
+            found = await fetch(endpoint, "/health", address=address)
         except HttpBroken as error:
             why = str(error)
         else:
-            return msgspec.structs.replace(endpoint, addresses=(address,))
+            name = found.headers.get("server")
+            known = msgspec.structs.replace(endpoint, addresses=(address,))
+            return known, clean(name) if name else None
     raise EndpointError(f"no server answers at {url} ({why}): start it, or check host and port")
 
 
@@ -118,8 +129,9 @@ async def _models(endpoint: Endpoint) -> tuple[int, tuple[str, ...]]:
 
 async def _get_json(endpoint: Endpoint, path: str) -> tuple[int, Any]:
     try:
-        status, body = await fetch(endpoint, path)
-        return status, msgspec.json.decode(body) if status == 200 else None
+        found = await fetch(endpoint, path)
+        status = found.status
+        return status, msgspec.json.decode(found.body) if status == 200 else None
     except (HttpBroken, msgspec.DecodeError, UnicodeDecodeError):
         return 0, None
 

@@ -98,13 +98,20 @@ def test_tgi_headers_with_prefill_time() -> None:
     assert server.tpot_s == pytest.approx((3.6 - 0.135) / 99), "finer than the whole milliseconds"
 
 
-def test_tgi_headers_without_prefill_time() -> None:
-    """The released versions: prefill is what the later tokens leave, and it says so."""
-    server = told(TGI_HEADERS, Tgi(stream=False), GENERATED)
+def test_a_decode_only_time_per_token_leaves_the_prefill() -> None:
+    server = told({**TGI_HEADERS, "x-time-per-token": "34"}, Tgi(stream=False), GENERATED)
     assert "inference - time per token" in server.origin
-    assert server.prefill_s == pytest.approx(3.6 - 0.036 * 99)
+    assert server.prefill_s == pytest.approx(3.6 - 0.034 * 99)
+    assert server.tpot_s == pytest.approx(0.034)
+    assert server.ttft_s == pytest.approx(0.25 + 3.6 - 0.034 * 99)
+
+
+def test_released_tgi_tells_no_prefill_time() -> None:
+    """Its time per token is inference / generated: 3600 ms / 100, so nothing can be left over."""
+    server = told(TGI_HEADERS, Tgi(stream=False), GENERATED)
+    assert "prefill is not known" in server.origin
+    assert (server.prefill_s, server.ttft_s) == (None, None)
     assert server.tpot_s == pytest.approx(0.036)
-    assert server.ttft_s == pytest.approx(0.25 + 3.6 - 0.036 * 99)
 
 
 def test_tgi_headers_on_its_chat_api() -> None:
@@ -112,8 +119,8 @@ def test_tgi_headers_on_its_chat_api() -> None:
         b'{"choices":[{"message":{"content":"Rhine"},"finish_reason":"length"}],'
         b'"usage":{"prompt_tokens":42,"completion_tokens":100}}'
     )
-    server = told(TGI_HEADERS, OpenAi(chat=True), body)
-    assert server.ttft_s == pytest.approx(0.25 + 3.6 - 0.036 * 99)
+    server = told({**TGI_HEADERS, "x-prefill-time": "135"}, OpenAi(chat=True), body)
+    assert server.ttft_s == pytest.approx(0.385)
 
 
 def test_headers_that_are_missing_or_nonsense_are_unknown() -> None:

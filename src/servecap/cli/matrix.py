@@ -130,17 +130,20 @@ def _say(event: Event, quiet: bool) -> None:
 
 def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
     """The cell's capacity: of the server at *url*, or as the engine model predicts it."""
+    import msgspec
+
     from servecap.matrix.job import Predict
     from servecap.matrix.measured import cell_of
     from servecap.store import write_json
 
     if isinstance(job.source, Predict):
-        result, provenance = _predicted(job, job.source, quiet), "engine model"
-    else:
-        levels = _fresh(folder)
-        result, provenance = _searched(job, url, levels, quiet), str(levels)
-        write_json(levels / find.SEARCH, result)
-    return cell_of(job, result, provenance=provenance)
+        result = _predicted(job, job.source, quiet)
+        return cell_of(job, result, provenance="engine model")
+    levels = _fresh(folder)
+    result, emulated = _searched(job, url, levels, quiet)
+    write_json(levels / find.SEARCH, result)
+    cell = cell_of(job, result, provenance=str(levels))
+    return msgspec.structs.replace(cell, origin="predicted") if emulated else cell
 
 
 def _predicted(job: CellJob, source: Predict, quiet: bool) -> SearchResult:
@@ -161,7 +164,9 @@ def _predicted(job: CellJob, source: Predict, quiet: bool) -> SearchResult:
     )
 
 
-def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> SearchResult:
+def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> tuple[SearchResult, bool]:
+    """What was found at *url*, and whether our own emulator answered there."""
+    from servecap.preflight import is_emulator
     from servecap.probe import TargetSpec, open_bench
 
     target = TargetSpec(url=url, api=job.api, model=job.served_model)
@@ -175,7 +180,7 @@ def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> SearchResult
         precision=job.search.precision,
         quiet=quiet,
     )
-    return result
+    return result, is_emulator(bench.prepared.target.server)
 
 
 def _fresh(folder: Path) -> Path:

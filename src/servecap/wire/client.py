@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from servecap.record import Arrival, Outcome, Record
 from servecap.scenario import Timeouts
 from servecap.wire.api import Api
@@ -13,6 +15,7 @@ from servecap.wire.connection import Address, Connection
 from servecap.wire.endpoint import Endpoint
 from servecap.wire.exchange import Exchange
 from servecap.wire.http import HttpBroken, ResponseReader, request_bytes
+from servecap.wire.poller import Poller
 
 OnRecord = Callable[[Record], None]
 
@@ -41,6 +44,7 @@ class Client:
         count_tokens: Callable[[str], int] | None = None,
     ) -> None:
         self._loop = loop
+        self._poller = Poller(loop)
         self._clock = clock
         self._endpoint = endpoint
         self._api = api
@@ -84,7 +88,7 @@ class Client:
         if connection is None:
             exchange.retried = True  # a fresh connection that fails is the server's doing
             try:
-                connection = Connection(self._loop, self._clock, self._address)
+                connection = Connection(self._poller, self._clock, self._address)
             except OSError as error:
                 exchange.connection = None
                 why = f"no socket can be had: {error.strerror}"
@@ -145,6 +149,7 @@ class Client:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        self._poller.close()
 
 
 class _Retrying:
@@ -166,8 +171,16 @@ class _Retrying:
             self._client.retry(self._exchange)
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """A plain answer: status, headers (names in lower case) and body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
 class _Fetch:
-    def __init__(self, done: asyncio.Future[tuple[int, bytes]]) -> None:
+    def __init__(self, done: asyncio.Future[Fetched]) -> None:
         self._done = done
         self._reader = ResponseReader()
         self._body: list[bytes] = []
@@ -191,7 +204,8 @@ class _Fetch:
         if error is not None:
             self._done.set_exception(error)
         else:
-            self._done.set_result((self._reader.status or 0, b"".join(self._body)))
+            reader = self._reader
+            self._done.set_result(Fetched(reader.status or 0, reader.headers, b"".join(self._body)))
 
 
 async def fetch(
@@ -202,17 +216,19 @@ async def fetch(
     method: str = "GET",
     body: bytes = b"",
     timeout_s: float = 10.0,
-) -> tuple[int, bytes]:
-    """Status and body of one plain request on a connection of its own.
+) -> Fetched:
+    """The answer to one plain request on a connection of its own.
 
     Raises:
         HttpBroken: there was no whole answer; the message says why.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+    done: asyncio.Future[Fetched] = loop.create_future()
+    poller = Poller(loop)
     try:
-        connection = Connection(loop, Clock(), address or endpoint.addresses[0])
+        connection = Connection(poller, Clock(), address or endpoint.addresses[0])
     except OSError as error:
+        poller.close()
         raise HttpBroken(f"no socket can be had: {error.strerror}") from None
     connection.owner = _Fetch(done)
     headers = {**endpoint.headers, "Connection": "close"}
@@ -227,3 +243,4 @@ async def fetch(
         raise HttpBroken(f"no answer within {timeout_s:g} s") from None
     finally:
         connection.close()
+        poller.close()

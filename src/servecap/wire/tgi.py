@@ -120,10 +120,14 @@ def _take_details(answer: Answer, details: _Details | None) -> None:
 def timings(headers: Mapping[str, str], generated: int | None) -> ServerTimings | None:
     """The server's timings from TGI's headers (whole milliseconds), or None without them.
 
-    `x-prefill-time` is sent by some forks only. Elsewhere prefill is what is left of the
-    inference time after the later tokens: inference - time_per_token x (generated - 1); since the
-    header is cut to whole milliseconds that is too high by up to 1 ms per token. `origin` says
-    which of the two it was.
+    `x-prefill-time` is sent by some forks only. Without it prefill is what the later tokens leave:
+    inference - time_per_token x (generated - 1), too high by up to 1 ms per token because the
+    header is cut to whole milliseconds. Released routers however state inference / generated as
+    the time per token (first token included); that holds no prefill time, so none is given.
+    `origin` says which of the three it was.
+
+    Source:
+        TGI, router/src/server.rs (time_per_token = inference_time / generated_tokens).
     """
     inference_s = _ms(headers, "x-inference-time")
     if inference_s is None:
@@ -131,12 +135,16 @@ def timings(headers: Mapping[str, str], generated: int | None) -> ServerTimings 
     tpot_s = _ms(headers, "x-time-per-token")
     prefill_s = _ms(headers, "x-prefill-time")
     origin = "TGI headers"
-    if prefill_s is not None and generated is not None and generated > 1:
+    if generated == 1 and prefill_s is None:
+        prefill_s = inference_s  # one token is all prefill
+    elif prefill_s is not None and generated is not None and generated > 1:
         tpot_s = (inference_s - prefill_s) / (generated - 1)
-    elif prefill_s is None and generated:
-        origin = "TGI headers, prefill = inference - time per token x (generated - 1)"
-        per_token_s = tpot_s if tpot_s is not None else inference_s / generated
-        prefill_s = max(0.0, inference_s - per_token_s * (generated - 1))
+    elif tpot_s is not None and generated:
+        if int(inference_s * 1e3 / generated) == round(tpot_s * 1e3):
+            origin = "TGI headers; time per token includes the first: prefill is not known"
+        else:
+            origin = "TGI headers; prefill = inference - time per token x (generated - 1)"
+            prefill_s = max(0.0, inference_s - tpot_s * (generated - 1))
     return ServerTimings(
         origin=origin,
         queue_s=_ms(headers, "x-queue-time"),
