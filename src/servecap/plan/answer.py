@@ -8,11 +8,32 @@ import msgspec
 
 from servecap.cell import Origin
 
+RankedBy = Literal["usd_per_h", "gpus"]
+
 
 class Demand(msgspec.Struct, frozen=True):
-    """Users at the same time, each sending, reading and thinking as in the scenario."""
+    """What must be carried at the busiest time: users, or requests per second.
 
-    users: int
+    Users are there at the same time, each sending, reading and thinking as in the scenario.
+    `users_of`: models that share one fleet, and the users of each; others are not planned.
+    """
+
+    users: int | None = None
+    requests_per_s: float | None = None
+    users_of: dict[str, int] = msgspec.field(default_factory=dict)
+    think_mean_s: float = 2.0  # of the cells' users: turns users into requests/s
+    mean_share: float = 1.0  # the day's mean load as a share of the busiest
+    notes: tuple[str, ...] = ()  # how the figures were come by
+
+    @property
+    def text(self) -> str:
+        """The demand in words: "10000 users at the same time"."""
+        if self.requests_per_s is not None:
+            return f"{self.requests_per_s:g} requests/s"
+        if self.users_of:
+            each = ", ".join(f"{users} of {model}" for model, users in self.users_of.items())
+            return f"{self.users} users at the same time ({each})"
+        return f"{self.users} users at the same time"
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -24,11 +45,31 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Supply(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes that can be had. `gpus_per_node_of`: other sizes, by GPU name or type."""
+    """The nodes that can be had, and what is kept in reserve.
+
+    `*_of`: by GPU name or type. `used_share_max`: no instance is given more than this share of
+    its users at capacity. `spare_nodes`: any so many nodes may fail; `zones` above 1: any one of
+    so many zones may, the nodes being spread evenly over them.
+    """
 
     gpus_per_node: int = 8
     gpus_per_node_of: dict[str, int] = msgspec.field(default_factory=dict)
     prices: tuple[Price, ...] = ()
+    nodes_max_of: dict[str, int] = msgspec.field(default_factory=dict)
+    used_share_max: float = 1.0
+    spare_nodes: int = 0
+    zones: int = 1
+    notes: tuple[str, ...] = ()  # how the prices were come by
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What so many USD an hour come to. A month is 730 h, a year 8760 h."""
+
+    usd_per_h: float
+    usd_per_month: float
+    usd_per_year: float
+    usd_per_user_month: float | None
+    usd_per_million_output_tokens: float | None  # None: no cell tells the output tokens/s
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +77,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
     instances: int
     tp: int
-    users_per_instance: int
+    users_per_instance: int  # with the headroom that was asked for
     users_per_node: int
     lower_bound: bool  # the search ended before any level failed: more users may fit
     nodes: int
@@ -53,6 +94,12 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     provenance: str
     notes: tuple[str, ...] = ()
+    load_per_node: int = 0  # what it carries of the demand: users, or requests/s in thousandths
+    capacity_users: int = 0  # of an instance, without headroom
+    requests_per_s_per_node: float | None = None
+    users_at_peak: float | None = None  # of each instance, all nodes being up
+    missing_nodes: int = 0  # more than can be had
+    costs: Costs | None = None
 
     @property
     def name(self) -> str:
@@ -92,21 +139,82 @@ class LeftOut(msgspec.Struct, frozen=True):
     users_per_node: int | None = None  # what a node of it would carry otherwise
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Some nodes of a fleet, all of one type and cut alike."""
+
+    gpu: str
+    interconnect: str | None
+    gpus_per_node: int
+    nodes: int
+    split: tuple[tuple[str, int, int], ...]  # model, TP, instances a node
+    usd_per_h: float | None  # of all these nodes
+    predicted: bool
+
+    @property
+    def split_text(self) -> str:
+        """The cut in words: "2 x TP4 llama-13b"."""
+        return " + ".join(f"{count} x TP{tp} {model}" for model, tp, count in self.split)
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """The cheapest nodes of all types together, one model's or shared by several."""
+
+    models: tuple[str, ...]
+    parts: tuple[Part, ...]
+    nodes: int
+    gpus: int
+    usd_per_h: float | None
+    ranked_by: RankedBy
+    gap_share: float  # how much less another fleet could cost; 0: none can, it is proven
+    costs: Costs | None = None
+    apart: float | None = None  # USD/h (or GPUs) of the best single type for each model instead
+
+
 class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: its GPU types, best first by `ranked_by`."""
+    """One model: its GPU types, best first by `ranked_by`.
+
+    `fleet`: several types, or unequal instances, where that beats the best single type.
+    """
 
     model: str
-    ranked_by: Literal["usd_per_h", "gpus"]
+    ranked_by: RankedBy
     gpus: tuple[GpuPlan, ...]
     left_out: tuple[LeftOut, ...]
+    fleet: Fleet | None = None
+    why: tuple[str, ...] = ()  # of the first choice, in at most three sentences
+    users: int | None = None  # its own part of the demand
+
+
+class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer becomes under another assumption, for one model."""
+
+    change: str
+    model: str
+    answer: str  # in words; "nothing fits" where no cell is left
+    nodes: int | None
+    gpus: int | None
+    usd_per_h: float | None
+    same_choice: bool  # the same GPU type and split as without the change
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """How firm the answer is."""
+
+    what_if: tuple[WhatIf, ...]
+    break_even: tuple[str, ...]
+    worth_measuring: tuple[str, ...]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer for each model, each as if it alone had all the users."""
+    """The answer for each model, each as if it alone had all the users unless `fleet` is there."""
 
-    users: int
+    users: int | None  # None: the demand is in requests/s
     scenario: str
     slo: str
     models: tuple[ModelPlan, ...]
     left_out: tuple[LeftOut, ...]  # for reasons other than a limit: another scenario
     caveats: tuple[str, ...]
+    demand: Demand = Demand()
+    supply: Supply = Supply()
+    fleet: Fleet | None = None  # of the models that share it
+    outlook: Outlook | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from servecap import slo as slos
-from servecap.plan.answer import ModelPlan, Split
+from servecap.plan.answer import Demand, Fleet, GpuPlan, ModelPlan, Split, Supply
 from servecap.slo import Slo
 
 NOTABLE_ERROR_RATE = 0.01
@@ -112,22 +112,71 @@ def warnings(split: Split, slo: Slo) -> tuple[str, ...]:
     return tuple(found)
 
 
-def caveats(models: Sequence[ModelPlan]) -> tuple[str, ...]:
+def why(gpus: Sequence[GpuPlan], *, priced: bool) -> tuple[str, ...]:
+    """Why the first of *gpus* (best first) is the choice, in at most three sentences."""
+    if not gpus:
+        return ()
+    first, best = gpus[0], gpus[0].best
+    money = f" at {best.usd_per_h / best.nodes:.2f} USD/h each" if best.usd_per_h else ""
+    found = [
+        f"{first.gpu} as {best.name} carries {best.users_per_node} users on {first.gpus_per_node} "
+        f"GPUs, so {best.nodes} nodes{money} are enough"
+    ]
+    if len(gpus) > 1:
+        found.append(_runner_up(first, gpus[1], priced=priced))
+    if len(first.splits) > 1:
+        other = first.splits[1]
+        fewer = 1 - other.load_per_node / best.load_per_node
+        less = f"{other.users_per_node} users, {fewer:.0%} fewer" if fewer else "as many"
+        found.append(f"Cut as {other.name} its nodes would carry {less}")
+    return tuple(found)
+
+
+def _runner_up(first: GpuPlan, second: GpuPlan, *, priced: bool) -> str:
+    mine, theirs = first.best, second.best
+    if theirs.missing_nodes and not mine.missing_nodes:
+        return (
+            f"{second.gpu} would need {theirs.nodes} nodes, {theirs.missing_nodes} more than can "
+            "be had"
+        )
+    if priced and mine.usd_per_h and theirs.usd_per_h:
+        more = theirs.usd_per_h / mine.usd_per_h - 1
+        cost = f"costs {theirs.usd_per_h:.2f} USD/h, {more:.0%} more" if more else "costs the same"
+    else:
+        more = theirs.gpus / mine.gpus - 1
+        cost = f"takes {theirs.gpus} GPUs, {more:.0%} more" if more else "takes as many GPUs"
+    return f"The next, {second.gpu} as {theirs.name}, {cost}"
+
+
+def caveats(
+    models: Sequence[ModelPlan], demand: Demand, supply: Supply, fleet: Fleet | None
+) -> tuple[str, ...]:
     """What the plan does not know or takes for granted."""
     splits = [gpu.splits[0] for model in models for gpu in model.gpus]
     if not splits:
         return ()
+    alone = "" if demand.users_of else "; each model is planned as if it alone had all of them"
     found = [
-        "users means users at the same time who send, read and think as in the scenario; each "
-        "model is planned as if it alone had all of them",
-        "no node is kept in reserve for failures, upgrades or peaks",
+        "users means users at the same time who send, read and think as in the scenario" + alone,
+        *demand.notes,
+        *supply.notes,
+        _reserve(supply),
         "instances of one node are taken not to slow each other, and the users to be spread evenly",
     ]
+    if demand.requests_per_s is not None:
+        found.append(
+            "a rate is carried if the cells' requests/s at capacity are; where a cell has none, "
+            f"they follow from its latencies, answers and {demand.think_mean_s:g} s of thinking"
+        )
     if any(model.ranked_by == "gpus" for model in models if len(model.gpus) > 1):
         found.append(
             "no price is known for every GPU type, so the order is by number of GPUs, which says "
             "nothing of money; give prices to rank by cost"
         )
+    fleets = [f for f in (fleet, *(model.fleet for model in models)) if f is not None]
+    if any(f.gap_share for f in fleets):
+        gap = max(f.gap_share for f in fleets)
+        found.append(f"a mixed fleet might be up to {gap:.1%} cheaper: the search was cut short")
     silent = sum(split.error_rate is None for split in splits)
     if silent:
         found.append(
@@ -135,6 +184,19 @@ def caveats(models: Sequence[ModelPlan]) -> tuple[str, ...]:
             "checked there"
         )
     return tuple(found)
+
+
+def _reserve(supply: Supply) -> str:
+    headroom = f"{1 - supply.used_share_max:.0%} of each instance's users is kept free; "
+    kept = headroom if supply.used_share_max < 1 else ""
+    if supply.zones > 1:
+        return (
+            f"{kept}any one of {supply.zones} zones may fail, nodes being spread evenly over them"
+        )
+    if supply.spare_nodes:
+        nodes = "node" if supply.spare_nodes == 1 else "nodes"
+        return f"{kept}any {supply.spare_nodes} {nodes} may fail, and no more"
+    return f"{kept}no node is kept in reserve for failures, upgrades or peaks"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,34 +1,37 @@
-"""How many nodes carry the users that were asked for, per model and GPU type.
+"""How many nodes carry the demand, per model and GPU type, and of all types together.
 
 Only what a cell states is used: its users at capacity, and its latencies and error rate to hold
-them against the SLO. Throughput is not, so a table with wrong requests/s still plans.
+them against the SLO. Throughput is not, unless the demand is in requests per second.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Cell
 from servecap.errors import UsageError
-from servecap.plan.answer import Demand, GpuPlan, LeftOut, ModelPlan, Plan, Split, Supply
-from servecap.plan.reasons import caveats, reasons, time_text, warnings
-from servecap.slo import Limit, Slo
+from servecap.plan import choice
+from servecap.plan.answer import (
+    Demand,
+    Fleet,
+    GpuPlan,
+    LeftOut,
+    ModelPlan,
+    Plan,
+    Split,
+    Supply,
+)
+from servecap.plan.choice import Kind, gpu_label, name_of
+from servecap.plan.costs import costs
+from servecap.plan.fleet import Usable, best_fleet
+from servecap.plan.reasons import caveats, reasons, warnings, why
+from servecap.slo import Slo
 
-CHECKABLE = ("ttft.mean", "tpot.mean")  # the statistics that a cell itself holds
-
-
-class _Type(msgspec.Struct, frozen=True):
-    """A kind of GPU that nodes are made of."""
-
-    label: str
-    names: frozenset[str]  # how users may call it
-    interconnect: str | None
+__all__ = ["gpu_label", "plan"]
 
 
 def plan(
@@ -45,30 +48,36 @@ def plan(
     Nodes are whole and cut into equal instances. Of the splits of a node the one with the most
     users is best; among equals a measured one, then the one with more room under its nearest
     limit, then fewer and larger instances (fewer copies of the weights, fewer endpoints).
-    GPU types rank by cost if all have a price, else by GPUs.
+    GPU types rank by cost if all have a price, else by GPUs; those of which too few nodes can be
+    had come last. Fleets of several types and unequal instances are the exact optimum.
 
     Args:
-        models: only these; none means all.
+        models: only these; none means all (or those of `demand.users_of`).
         scenario: only cells of this one (never mixed); None: the scenario with most cells.
     Raises:
         UsageError: nothing fits the filters, a name or number makes no sense, a place has two
             cells, or the SLO has a limit that no cell can be held against.
     """
     supply = supply or Supply()
-    _check_numbers(demand, supply)
+    choice.check_numbers(demand, supply)
     if not cells:
         raise UsageError("the matrix has no cells; fill it or import a table first")
-    _check_names(cells, supply)
-    chosen = _of_models(cells, models)
-    scenario = _scenario(chosen, scenario)
-    inside = _one_per_place([c for c in chosen if c.scenario == scenario])
-    _check_limits(inside, slo)
+    choice.check_names(cells, supply)
+    chosen = choice.of_models(cells, [*models] or [*demand.users_of])
+    scenario = choice.scenario_of(chosen, scenario)
+    inside = choice.one_per_place([c for c in chosen if c.scenario == scenario])
+    choice.check_limits(inside, slo)
     by_model: dict[str, list[Cell]] = {}
     for cell in inside:
         by_model.setdefault(cell.model.casefold(), []).append(cell)
-    planned = tuple(_model(group, demand, supply, slo) for group in by_model.values())
+    _check_shared(demand, by_model, scenario)
+    usable = {model: _usable(group, demand, supply, slo) for model, group in by_model.items()}
+    planned = tuple(
+        _model(group, usable[model], demand, supply, slo) for model, group in by_model.items()
+    )
+    fleet = _shared_fleet(planned, usable, demand, supply) if demand.users_of else None
     others = [
-        LeftOut(_name(cell), f"its scenario is {cell.scenario}, not {scenario}")
+        LeftOut(name_of(cell), f"its scenario is {cell.scenario}, not {scenario}")
         for cell in chosen if cell.scenario != scenario
     ]  # fmt: skip
     return Plan(
@@ -77,165 +86,108 @@ def plan(
         slo=str(slo),
         models=planned,
         left_out=tuple(others),
-        caveats=caveats(planned),
+        caveats=caveats(planned, demand, supply, fleet),
+        demand=demand,
+        supply=supply,
+        fleet=fleet,
     )
 
 
-def gpu_label(cell: Cell) -> str:
-    """The GPU type with its memory, for example "A100-40GB"."""
-    if cell.gpu_memory_gb is None:
-        return cell.gpu
-    memory = f"{cell.gpu_memory_gb:g}GB"
-    return cell.gpu if memory.casefold() in cell.gpu.casefold() else f"{cell.gpu}-{memory}"
+def _check_shared(demand: Demand, by_model: dict[str, list[Cell]], scenario: str) -> None:
+    for model in demand.users_of:
+        if model.casefold() not in by_model:
+            raise UsageError(f"model {model!r} has no cell of scenario {scenario!r}")
 
 
-def _type(cell: Cell) -> _Type:
-    label = gpu_label(cell)
-    return _Type(label, frozenset({cell.gpu.casefold(), label.casefold()}), cell.interconnect)
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.model} on {gpu_label(cell)}, TP{cell.tp}, {cell.scenario}"
-
-
-def _check_numbers(demand: Demand, supply: Supply) -> None:
-    if demand.users < 1:
-        raise UsageError(f"users {demand.users}: at least 1 is needed")
-    for gpu, count in [("", supply.gpus_per_node), *supply.gpus_per_node_of.items()]:
-        if count < 1:
-            raise UsageError(f"GPUs per node {gpu}{'=' if gpu else ''}{count}: must be at least 1")
-    for price in supply.prices:
-        if not 0 < price.usd_per_h < math.inf:
-            raise UsageError(f"price {price.gpu}={price.usd_per_h:g}: must be greater than 0")
-
-
-def _check_names(cells: Sequence[Cell], supply: Supply) -> None:
-    known = sorted({gpu_label(cell) for cell in cells})
-    names = {name for cell in cells for name in _type(cell).names}
-    for gpu in (*supply.gpus_per_node_of, *(price.gpu for price in supply.prices)):
-        if gpu.casefold() not in names:
-            raise UsageError(f"GPU {gpu!r} is not in the matrix, which has {', '.join(known)}")
-    priced = Counter(price.gpu.casefold() for price in supply.prices)
-    for gpu, count in priced.items():
-        if count > 1:
-            raise UsageError(f"GPU {gpu!r} has {count} prices; give one, per GPU or per node")
-
-
-def _of_models(cells: Sequence[Cell], models: Sequence[str]) -> list[Cell]:
-    known = {cell.model.casefold(): cell.model for cell in cells}
-    for model in models:
-        if model.casefold() not in known:
-            near = get_close_matches(model.casefold(), known, n=1)
-            hint = f"did you mean {known[near[0]]}?" if near else f"it has {', '.join(known)}"
-            raise UsageError(f"model {model!r} is not in the matrix; {hint}")
-    wanted = {model.casefold() for model in models}
-    return [cell for cell in cells if not wanted or cell.model.casefold() in wanted]
-
-
-def _scenario(cells: Sequence[Cell], scenario: str | None) -> str:
-    counts = Counter(cell.scenario for cell in cells)
-    if scenario is None:
-        return max(sorted(counts), key=lambda name: counts[name])
-    if scenario not in counts:
-        known = ", ".join(sorted(counts))
-        raise UsageError(f"scenario {scenario!r} is not in the matrix; it has {known}")
-    return scenario
-
-
-def _one_per_place(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each place: a measured one stands in front of a predicted one."""
-    places: dict[tuple[str, str, str | None, int], Cell] = {}
+def _usable(cells: Sequence[Cell], demand: Demand, supply: Supply, slo: Slo) -> list[Usable]:
+    found = []
     for cell in cells:
-        place = (cell.model.casefold(), gpu_label(cell).casefold(), cell.interconnect, cell.tp)
-        before = places.get(place)
-        if before is not None and before.origin == cell.origin:
-            raise UsageError(
-                f"{_name(cell)} is there twice ({before.provenance}; {cell.provenance}); keep one"
-            )
-        if before is None or cell.origin == "measured":
-            places[place] = cell
-    return list(places.values())
-
-
-def _figure(cell: Cell, limit: Limit) -> float | None:
-    """The cell's own figure for what the limit bounds, if it has one."""
-    if limit.statistic != "mean":
-        return None
-    return {"ttft": cell.ttft_s, "tpot": cell.tpot_s}.get(limit.metric)
-
-
-def _own_limit(cell: Cell, limit: Limit) -> Limit | None:
-    """The limit on the same statistic under which the cell's capacity was found."""
-    return None if cell.slo is None else slos.parse(cell.slo).limit(limit.metric, limit.statistic)
-
-
-def _check_limits(cells: Sequence[Cell], slo: Slo) -> None:
-    for limit in slo.limits:
-        if not any(_figure(c, limit) is not None or _own_limit(c, limit) for c in cells):
-            raise UsageError(
-                f"SLO limit {limit} cannot be checked: these cells tell only "
-                f"{' and '.join(CHECKABLE)}; limit those, or measure the cells under this SLO"
-            )
-
-
-def _broken(cell: Cell, slo: Slo) -> list[str]:
-    """Each limit that the cell breaks, or cannot be held against, in words."""
-    found: list[str] = []
-    for limit in slo.limits:
-        figure, own = _figure(cell, limit), _own_limit(cell, limit)
-        statistic = f"{limit.metric}.{limit.statistic}"
-        if figure is not None:
-            if figure > limit.at_most_s * (1 + 1e-9):
-                value = time_text(limit.metric, figure)
-                found.append(f"{limit.metric.upper()} {value} breaks {limit}")
-        elif own is None:
-            found.append(f"{statistic} is not known, so {limit} cannot be checked")
-        elif own.at_most_s > limit.at_most_s:
-            found.append(f"its capacity was found under {own}, which is looser than {limit}")
-    if cell.error_rate is not None and cell.error_rate > slo.error_share_max:
-        found.append(
-            f"error rate {cell.error_rate:.3g} breaks error_rate<{slo.error_share_max * 100:g}%"
-        )
+        kind = choice.kind_of(cell)
+        gpus = choice.gpus_per_node(kind, supply)
+        load = choice.load_of(cell, demand, supply)
+        if choice.why_not(cell, slo, gpus, demand, supply) is None and load is not None:
+            found.append(
+                Usable(
+                    cell=cell, kind=kind, gpus_per_node=gpus, load=load,
+                    usd_per_node_h=choice.usd_per_node_h(kind, gpus, supply),
+                    nodes_max=choice.nodes_max(kind, supply),
+                )
+            )  # fmt: skip
     return found
 
 
-def _why_not(cell: Cell, slo: Slo, gpus_per_node: int) -> str | None:
-    """Why the cell takes no part; None if it does."""
-    if cell.capacity is None:
-        return f"has no capacity: {cell.invalid_reason or 'no reason recorded'}"
-    if cell.invalid_reason is not None:
-        return f"is not valid: {cell.invalid_reason}"
-    if cell.capacity.users < 1:
-        return "no number of users was seen to keep its SLO"
-    broken = _broken(cell, slo)
-    if cell.tp > gpus_per_node:
-        broken.append(f"needs {cell.tp} GPUs in one node, which has {gpus_per_node}")
-    return "; ".join(broken) or None
-
-
-def _model(cells: Sequence[Cell], demand: Demand, supply: Supply, slo: Slo) -> ModelPlan:
-    groups: dict[tuple[str, str | None], tuple[_Type, list[Split]]] = {}
-    left_out: list[LeftOut] = []
-    for cell in cells:
-        kind = _type(cell)
-        per_node = _gpus_per_node(kind, supply)
-        why = _why_not(cell, slo, per_node)
-        if why is not None:
-            left_out.append(LeftOut(_name(cell), why, _would_carry(cell, per_node)))
-            continue
-        group = groups.setdefault((kind.label.casefold(), kind.interconnect), (kind, []))
-        group[1].append(_split(cell, kind, per_node, demand, supply, slo))
-    gpus = [
-        _gpu(kind, splits, _gpus_per_node(kind, supply), slo) for kind, splits in groups.values()
-    ]
+def _model(
+    cells: Sequence[Cell], usable: Sequence[Usable], demand: Demand, supply: Supply, slo: Slo
+) -> ModelPlan:
+    groups: dict[tuple[str, str | None], tuple[Usable, list[Split]]] = {}
+    for one in usable:
+        group = groups.setdefault((one.kind.label.casefold(), one.kind.interconnect), (one, []))
+        group[1].append(_split(one, demand, supply, slo))
+    gpus = [_gpu(one.kind, splits, one.gpus_per_node, slo) for one, splits in groups.values()]
     priced = bool(gpus) and all(gpu.best.usd_per_h is not None for gpu in gpus)
-    gpus.sort(key=lambda gpu: (gpu.best.usd_per_h if priced else 0, gpu.best.gpus, gpu.gpu))
-    return ModelPlan(
-        model=cells[0].model,
+    gpus.sort(
+        key=lambda g: (
+            g.best.missing_nodes > 0, g.best.usd_per_h if priced else 0, g.best.gpus, g.gpu
+        )
+    )  # fmt: skip
+    model = cells[0].model
+    need = choice.need_of(demand, model)
+    found = ModelPlan(
+        model=model,
         ranked_by="usd_per_h" if priced else "gpus",
         gpus=tuple(gpus),
-        left_out=tuple(left_out),
+        left_out=tuple(_left_out(cells, demand, supply, slo)),
+        why=why(gpus, priced=priced),
+        users=None if demand.requests_per_s is not None else need,
     )
+    return msgspec.structs.replace(found, fleet=_better_fleet(found, usable, need, demand, supply))
+
+
+def _left_out(
+    cells: Sequence[Cell], demand: Demand, supply: Supply, slo: Slo
+) -> list[LeftOut]:  # fmt: skip
+    found = []
+    for cell in cells:
+        per_node = choice.gpus_per_node(choice.kind_of(cell), supply)
+        reason = choice.why_not(cell, slo, per_node, demand, supply)
+        if reason is not None:
+            found.append(LeftOut(name_of(cell), reason, _would_carry(cell, per_node)))
+    return found
+
+
+def _better_fleet(
+    found: ModelPlan, usable: Sequence[Usable], need: int, demand: Demand, supply: Supply
+) -> Fleet | None:
+    """A fleet of several types or unequal instances, if it beats the best single type."""
+    fleet = best_fleet({found.model: list(usable)}, {found.model: need}, demand, supply)
+    if fleet is None or not found.gpus:
+        return None
+    best = found.gpus[0].best
+    alone = best.usd_per_h if found.ranked_by == "usd_per_h" else best.gpus
+    cost = fleet.usd_per_h if found.ranked_by == "usd_per_h" else fleet.gpus
+    assert alone is not None
+    assert cost is not None
+    if best.missing_nodes:
+        return fleet
+    return msgspec.structs.replace(fleet, apart=alone) if cost < alone * (1 - 1e-9) else None
+
+
+def _shared_fleet(
+    planned: Sequence[ModelPlan], usable: dict[str, list[Usable]], demand: Demand, supply: Supply
+) -> Fleet | None:
+    """The fleet that all models share, with what the best single types would cost instead."""
+    fleet = best_fleet(
+        {m.model: usable[m.model.casefold()] for m in planned},
+        {m.model: choice.need_of(demand, m.model) for m in planned},
+        demand,
+        supply,
+    )
+    if fleet is None or not all(m.gpus and not m.gpus[0].best.missing_nodes for m in planned):
+        return fleet
+    firsts = [m.gpus[0].best for m in planned]
+    apart = [s.usd_per_h if fleet.ranked_by == "usd_per_h" else s.gpus for s in firsts]
+    known = [cost for cost in apart if cost is not None]
+    return msgspec.structs.replace(fleet, apart=sum(known) if len(known) == len(apart) else None)
 
 
 def _would_carry(cell: Cell, gpus_per_node: int) -> int | None:
@@ -245,46 +197,48 @@ def _would_carry(cell: Cell, gpus_per_node: int) -> int | None:
     return gpus_per_node // cell.tp * cell.capacity.users
 
 
-def _gpus_per_node(kind: _Type, supply: Supply) -> int:
-    """The node's size: for the full type if one is given, else for the name, else the default."""
-    sizes = {name.casefold(): count for name, count in supply.gpus_per_node_of.items()}
-    by_name = next((sizes[name] for name in sorted(kind.names) if name in sizes), None)
-    return sizes.get(kind.label.casefold(), by_name) or supply.gpus_per_node
+def nodes_needed(need: int, per_node: int, supply: Supply) -> int:
+    """Nodes that carry *need* after the loss that must be survived; rounded up.
+
+    Of n nodes spread evenly over z zones, the loss of the fullest zone leaves floor(n (z-1) / z).
+
+    >>> nodes_needed(10_000, 90, Supply())
+    112
+    >>> nodes_needed(10_000, 90, Supply(spare_nodes=1)), nodes_needed(10_000, 90, Supply(zones=3))
+    (113, 168)
+    """
+    nodes = -(-need // per_node)
+    if supply.zones > 1:
+        return -(-nodes * supply.zones // (supply.zones - 1))
+    return nodes + supply.spare_nodes
 
 
-def _usd_per_node_h(kind: _Type, gpus_per_node: int, supply: Supply) -> float | None:
-    prices = {price.gpu.casefold(): price for price in supply.prices}
-    by_name = next((prices[name] for name in sorted(kind.names) if name in prices), None)
-    price = prices.get(kind.label.casefold(), by_name)
-    if price is None:
-        return None
-    return price.usd_per_h * (gpus_per_node if price.per == "gpu" else 1)
-
-
-def _split(
-    cell: Cell, kind: _Type, gpus_per_node: int, demand: Demand, supply: Supply, slo: Slo
-) -> Split:
-    assert cell.capacity is not None  # _why_not has seen to it
+def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
+    cell, gpus_per_node = one.cell, one.gpus_per_node
+    assert cell.capacity is not None  # why_not has seen to it
     instances = gpus_per_node // cell.tp
-    users_per_node = instances * cell.capacity.users
-    nodes = -(-demand.users // users_per_node)  # rounded up
-    usd_per_node_h = _usd_per_node_h(kind, gpus_per_node, supply)
+    per_instance = math.floor(cell.capacity.users * supply.used_share_max + 1e-9)
+    need = choice.need_of(demand, cell.model)
+    nodes = nodes_needed(need, instances * one.load, supply)
+    rate = choice.rate_of(cell, demand.think_mean_s)
+    usd = None if one.usd_per_node_h is None else nodes * one.usd_per_node_h
+    users = _users_at_peak(cell, need, demand)
     used = [
         (figure / limit.at_most_s, limit) for limit in slo.limits
-        if (figure := _figure(cell, limit)) is not None
+        if (figure := choice.figure_of(cell, limit)) is not None
     ]  # fmt: skip
     share, nearest = max(used, key=lambda pair: pair[0], default=(None, None))
     return Split(
         instances=instances,
         tp=cell.tp,
-        users_per_instance=cell.capacity.users,
-        users_per_node=users_per_node,
+        users_per_instance=per_instance,
+        users_per_node=instances * per_instance,
         # An imported table has no failing levels at all; that is no sign of a cut search.
         lower_bound=cell.slo is not None and cell.capacity.users_high is None,
         nodes=nodes,
         gpus=nodes * gpus_per_node,
         idle_gpus_per_node=gpus_per_node - instances * cell.tp,
-        usd_per_h=None if usd_per_node_h is None else nodes * usd_per_node_h,
+        usd_per_h=usd,
         ttft_s=cell.ttft_s,
         tpot_s=cell.tpot_s,
         error_rate=cell.error_rate,
@@ -295,15 +249,41 @@ def _split(
         origin=cell.origin,
         provenance=cell.provenance,
         notes=cell.notes,
+        load_per_node=instances * one.load,
+        capacity_users=cell.capacity.users,
+        requests_per_s_per_node=None if rate is None else rate * instances * supply.used_share_max,
+        users_at_peak=None if users is None else users / (nodes * instances),
+        missing_nodes=0 if one.nodes_max is None else max(0, nodes - one.nodes_max),
+        costs=None if usd is None else costs(usd, demand, users, _tokens_per_s(cell, need, demand)),
     )
+
+
+def _users_at_peak(cell: Cell, need: int, demand: Demand) -> int | None:
+    if demand.requests_per_s is None:
+        return need
+    rate = choice.rate_of(cell, demand.think_mean_s)
+    assert cell.capacity is not None
+    return None if not rate else math.ceil(demand.requests_per_s * cell.capacity.users / rate)
+
+
+def _tokens_per_s(cell: Cell, need: int, demand: Demand) -> float | None:
+    """Output tokens/s of the whole demand at the cell's rate per user (or length per request)."""
+    if demand.requests_per_s is not None:
+        length = cell.avg_output_tokens
+        return None if length is None else length * demand.requests_per_s
+    assert cell.capacity is not None
+    tokens = cell.output_tokens_per_s
+    if tokens is None and cell.requests_per_s and cell.avg_output_tokens:
+        tokens = cell.requests_per_s * cell.avg_output_tokens
+    return None if tokens is None else tokens / cell.capacity.users * need
 
 
 def _preference(split: Split) -> tuple[int, int, float, int]:
     room = math.inf if split.nearest_share is None else split.nearest_share
-    return (-split.users_per_node, split.origin == "predicted", room, split.instances)
+    return (-split.load_per_node, split.origin == "predicted", room, split.instances)
 
 
-def _gpu(kind: _Type, splits: Sequence[Split], gpus_per_node: int, slo: Slo) -> GpuPlan:
+def _gpu(kind: Kind, splits: Sequence[Split], gpus_per_node: int, slo: Slo) -> GpuPlan:
     ordered = tuple(sorted(splits, key=_preference))
     return GpuPlan(
         gpu=kind.label,
