@@ -270,3 +270,31 @@ def mser5(values: Sequence[float] | Floats) -> int:
     squares = np.cumsum((batches**2)[::-1])[::-1]
     error = (squares - total**2 / tail) / tail**2
     return int(np.argmin(error[: count // 2])) * 5
+
+
+def batch_error(values: Sequence[float] | Floats) -> float | None:
+    """Standard error of the mean of correlated *values* in time order; None with too few.
+
+    From up to 20 batches of at least 8, as in `batch_means`; where the batches' means are still
+    correlated with their neighbours it is widened as for a first-order autoregressive process,
+    and for the few batches by the spread of Student's t. Meant for weighing one level against
+    another rather than for an interval of its own.
+
+    Source:
+        Law & Kelton, Simulation modeling and analysis, section 9.5 (batch means and the
+        autoregressive method).
+    """
+    data = np.asarray(values, dtype=np.float64)
+    batches = min(20, len(data) // 8)
+    if batches < 4 or not np.isfinite(data).all():
+        return None
+    size = len(data) // batches
+    means = data[len(data) - batches * size :].reshape(batches, size).mean(axis=1)
+    centred = means - means.mean()
+    variance = float((centred**2).sum()) / (batches - 1)
+    if variance == 0:
+        return 0.0
+    rho = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum()) + 1 / batches
+    rho = min(0.8, max(0.0, rho))
+    few = (batches - 1) / (batches - 3)
+    return math.sqrt(variance / batches * (1 + rho) / (1 - rho) * few)

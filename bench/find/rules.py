@@ -1,0 +1,179 @@
+"""Search rules on a made-up server: servecap's own, and how others go about it.
+
+Each rule sees the same server, pays for its time in user-seconds, and gives an answer. The peers'
+rules are written from their documents: what a level costs and how it is decided, no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from servers import MOST_USERS, Floats, Server
+
+from servecap.search.evidence import least_requests, of_values
+from servecap.search.machine import Search
+from servecap.slo import Limit
+from servecap.stats import percentile
+
+START = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rule says, and what it paid."""
+
+    best: float
+    low: float
+    high: float | None
+    user_s: float
+    levels: int
+
+
+class Meter:
+    """Runs levels on a server and adds up their price."""
+
+    def __init__(self, server: Server, rng: np.random.Generator) -> None:
+        self.server, self.rng = server, rng
+        self.user_s = 0.0
+        self.levels = 0
+
+    def level(self, users: float, requests: int, *, cold_cycles: float) -> dict[str, Floats]:
+        """*requests* in the steady state, after that many cycles that are thrown away."""
+        cycle_s = self.server.cycle_s(users)
+        seconds = cold_cycles * cycle_s + requests / self.server.requests_per_s(users)
+        self.user_s += users * seconds
+        self.levels += 1
+        return self.server.sample(users, requests, self.rng)
+
+    def answer(self, best: float, low: float, high: float | None) -> Answer:
+        return Answer(best, low, high, self.user_s, self.levels)
+
+
+def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -> Answer:
+    """servecap: a curve over all levels; one cycle of hand-over, one or more measured."""
+    meter = Meter(server, rng)
+    search = Search(
+        start=START,
+        most=MOST_USERS,
+        precision=precision,
+        least=least_requests(server.limits),
+        seed=server.seed,
+    )
+    while (asked := search.ask()) is not None:
+        users = asked.load
+        requests = max(asked.requests, math.ceil(CYCLES * users))
+        values = meter.level(users, requests, cold_cycles=COLD_CYCLES)
+        margins = [of_values(limit, values[limit.metric].tolist()) for limit in server.limits]
+        search.tell(users, [m for m in margins if m is not None], requests)
+    found = search.estimate()
+    assert found is not None
+    return meter.answer(found.best, found.low, found.high)
+
+
+COLD_CYCLES = 2.0  # ramp-in and one more, before the window
+CYCLES = 2.0  # the window's least length
+
+
+def double_and_bisect(server: Server, rng: np.random.Generator) -> Answer:
+    """Double until a level fails, then halve down to one user; the mean of three runs of 2N."""
+    meter = Meter(server, rng)
+
+    def holds(users: int) -> bool:
+        runs = [meter.level(users, 2 * users, cold_cycles=0) for _ in range(3)]
+        return all(
+            float(np.mean([_point(limit, run[limit.metric]) for run in runs])) <= limit.at_most_s
+            for limit in server.limits
+        )
+
+    low, high = _widen(holds, 1)
+    while high is not None and high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return meter.answer(low, low, low if high is not None else None)
+
+
+def isotonic_root(server: Server, rng: np.random.Generator) -> Answer:
+    """Ten levels up to overload, made monotone, and the root by straight lines between them."""
+    meter = Meter(server, rng)
+    seen: dict[int, dict[str, Floats]] = {}
+
+    def holds(users: int) -> bool:
+        seen[users] = meter.level(users, max(250, 2 * users), cold_cycles=1)
+        return all(_point(x, seen[users][x.metric]) <= x.at_most_s for x in server.limits)
+
+    low, high = _widen(holds, START)
+    if high is None:
+        return meter.answer(low, low, None)
+    for users in np.unique(np.linspace(low, high, 10).round().astype(int))[1:-1]:
+        holds(int(users))
+    loads = sorted(seen)
+    roots = []
+    for limit in server.limits:
+        values = [_point(limit, seen[n][limit.metric]) / limit.at_most_s for n in loads]
+        roots.append(_root(loads, _isotonic(values)))
+    best = math.floor(min(roots))
+    return meter.answer(best, best, best)
+
+
+def attainment_bisect(server: Server, rng: np.random.Generator) -> Answer:
+    """Double, then halve down to 5%: a level holds if its share of good requests is enough."""
+    meter = Meter(server, rng)
+
+    def holds(users: int) -> bool:
+        run = meter.level(users, max(250, 2 * users), cold_cycles=1)
+        return all(_point(x, run[x.metric]) <= x.at_most_s for x in server.limits)
+
+    low, high = _widen(holds, START)
+    while high is not None and high - low > max(1, 0.05 * low):
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    best = low if high is None else (low + high) / 2
+    return meter.answer(best, low, None if high is None else high - 1)
+
+
+def _point(limit: Limit, values: Floats) -> float:
+    """The statistic as it came out, whatever its uncertainty."""
+    if limit.quantile is None:
+        return float(values.mean())
+    return percentile(np.sort(values), limit.quantile)
+
+
+def _widen(holds: Callable[[int], bool], start: int) -> tuple[int, int | None]:
+    low, users = 0, start
+    while holds(users):
+        if users >= MOST_USERS:
+            return users, None
+        low, users = users, min(users * 2, MOST_USERS)
+    return low, users
+
+
+def _isotonic(values: Sequence[float]) -> list[float]:
+    """Pool adjacent violators (Ayer et al., 1955)."""
+    blocks: list[list[float]] = []
+    for value in values:
+        blocks.append([value, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            last, count = blocks.pop()
+            before, n = blocks[-1]
+            blocks[-1] = [(before * n + last * count) / (n + count), n + count]
+    return [value for value, count in blocks for _ in range(int(count))]
+
+
+def _root(loads: Sequence[int], used: Sequence[float]) -> float:
+    for i in range(1, len(loads)):
+        if used[i] > 1:
+            low, high = used[i - 1], used[i]
+            share = 0.0 if high <= low or low > 1 else (1 - low) / (high - low)
+            return loads[i - 1] + share * (loads[i] - loads[i - 1])
+    return float(loads[-1])
+
+
+RULES: dict[str, Callable[[Server, np.random.Generator], Answer]] = {
+    "servecap": ours,
+    "double + bisect, 3 x 2N": double_and_bisect,
+    "isotonic + root": isotonic_root,
+    "attainment + bisect": attainment_bisect,
+}

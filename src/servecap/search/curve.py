@@ -1,0 +1,127 @@
+"""Where a limit is crossed, from its margins at a few loads: a smooth curve with its uncertainty.
+
+A margin over x = log(load) is modelled as a straight line plus an integrated Wiener process: the
+prior whose best estimate is the cubic smoothing spline. It shares what is measured between
+neighbouring loads and claims less the farther away they are. How bent the curve is, and how much
+levels scatter beyond what their own errors say, is not chosen but averaged over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from servecap.search.evidence import Margin
+from servecap.stats import Floats
+
+SLOPE_MEAN, SLOPE_SPREAD = 2.0, 6.0  # of a margin per log(load): queueing curves, prior
+OFFSET_SPREAD = 30.0
+BENDS = tuple(10.0 ** (k / 2) for k in range(-2, 10))  # variance of the slope per log(load)
+SCATTERS = (0.0, 0.01, 0.03, 0.10)  # of a level's margin beyond its own error
+SCATTER_WEIGHTS = (0.5, 0.25, 0.15, 0.10)
+_LEAST = 1e-3  # combinations with less weight than this are left out
+
+
+class Points(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit's margins at several loads, as arrays of one length."""
+
+    x: Floats  # log(load)
+    value: Floats
+    error: Floats
+
+
+def points(loads: Sequence[float], margins: Sequence[Margin]) -> Points:
+    """The points of one limit, one per level."""
+    return Points(
+        x=np.log(np.asarray(loads, dtype=np.float64)),
+        value=np.array([m.value for m in margins]),
+        error=np.array([m.error for m in margins]),
+    )
+
+
+def paths(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """*count* curves over *x* (ascending) as likely as the points make them; shape (count, x).
+
+    Source:
+        Wahba, Improper priors, spline smoothing and the problem of guarding against model errors
+        in regression, J. R. Stat. Soc. B 40 (1978).
+    """
+    start = min(float(x[0]), float(told.x.min()))
+    at, to = told.x - start, x - start
+    prior_at = SLOPE_MEAN * at
+    off = told.value - prior_at
+    log_weight, solved = [], []
+    line = _line(at, at)
+    bent = _bent(at, at)
+    for bend in BENDS:
+        for scatter, share in zip(SCATTERS, SCATTER_WEIGHTS, strict=True):
+            noise = np.diag(told.error**2 + scatter**2)
+            root = np.linalg.cholesky(line + bend * bent + noise)
+            white = np.linalg.solve(root, off)
+            misfit = float(np.log(np.diag(root)).sum() + white @ white / 2)
+            log_weight.append(math.log(share) - misfit)
+            solved.append((bend, root, white))
+    weight = np.exp(np.array(log_weight) - max(log_weight))
+    weight[weight < _LEAST * weight.max()] = 0.0
+    shares = rng.multinomial(count, weight / weight.sum())
+    cross_line, cross_bent = _line(to, at), _bent(to, at)
+    own_line, own_bent = _line(to, to), _bent(to, to)
+    drawn = []
+    for (bend, root, white), n in zip(solved, shares, strict=True):
+        if n == 0:
+            continue
+        gain = np.linalg.solve(root, (cross_line + bend * cross_bent).T)
+        mean = SLOPE_MEAN * to + gain.T @ white
+        spread = own_line + bend * own_bent - gain.T @ gain
+        values, vectors = np.linalg.eigh(spread)
+        factor = vectors * np.sqrt(np.maximum(values, 0.0))
+        drawn.append(mean + rng.standard_normal((n, len(to))) @ factor.T)
+    return np.concatenate(drawn)
+
+
+def _line(a: Floats, b: Floats) -> Floats:
+    covariance: Floats = OFFSET_SPREAD**2 + SLOPE_SPREAD**2 * np.outer(a, b)
+    return covariance
+
+
+def _bent(a: Floats, b: Floats) -> Floats:
+    """Covariance of an integrated Wiener process of unit variance."""
+    low, gap = np.minimum.outer(a, b), np.abs(np.subtract.outer(a, b))
+    covariance: Floats = low**3 / 3 + gap * low**2 / 2
+    return covariance
+
+
+def monotone(curves: Floats) -> Floats:
+    """Each curve's nearest never-falling one, as the mean of its envelopes from both sides.
+
+    A load that breaks a limit cannot keep it with more users. Curves drawn without that knowledge
+    are projected onto it, which shares what is known between loads far from each other.
+
+    Source:
+        Lin & Dunson, Bayesian monotone regression using Gaussian process projection,
+        Biometrika 101 (2014).
+    """
+    from_left = np.maximum.accumulate(curves, axis=1)
+    from_right = np.minimum.accumulate(curves[:, ::-1], axis=1)[:, ::-1]
+    projected: Floats = (from_left + from_right) / 2
+    return projected
+
+
+def crossings(curves: Floats, loads: Floats) -> Floats:
+    """The load at which each never-falling curve rises above 0; between grid points, a line.
+
+    A curve that is above 0 from the start gives the load 0, one that never is gives infinity.
+    """
+    above = curves > 0
+    found = np.full(len(curves), np.inf)
+    some = above.any(axis=1)
+    at = above.argmax(axis=1)
+    found[some & (at == 0)] = 0.0
+    rows = np.nonzero(some & (at > 0))[0]
+    low, high = curves[rows, at[rows] - 1], curves[rows, at[rows]]
+    share = low / (low - high)
+    found[rows] = loads[at[rows] - 1] + share * (loads[at[rows]] - loads[at[rows] - 1])
+    return found

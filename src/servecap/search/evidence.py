@@ -1,0 +1,172 @@
+"""What one level tells of each limit: how far from it, and how surely.
+
+A limit's *margin* is 0 at the limit and grows with the load: log(mean / limit) for a mean, and
+for a percentile the normal score of the share of requests over the limit less that of the share
+allowed. Both are close to straight lines over log(load) near the edge, whatever the limit is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import msgspec
+import numpy as np
+
+from servecap import stats, steady, verdict
+from servecap.record import Record
+from servecap.run import Run
+from servecap.scenario import Scenario
+from servecap.slo import Limit
+
+ERROR_RATE = "error_rate"
+_NORMAL = NormalDist()
+_GRID = np.linspace(-6.0, 6.0, 1201)
+_SURE = 0.3  # standard error of a margin that is known by its sign only
+
+
+class Margin(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit at one level: its margin (> 0: broken), the standard error, and what it is of."""
+
+    limit: str
+    value: float
+    error: float
+    requests: int
+    broken: int | None = None  # requests over the limit; None for means
+    allowed: float | None = None  # share of requests that may be over it; None for means
+    worth: float | None = None  # independent requests that tell as much; None for means
+
+
+def proven(margins: Sequence[Margin], *, broken: bool, risk: float) -> bool:
+    """Whether these margins of one limit together prove that it is broken, or that it is kept.
+
+    Shares are added up and held against the exact binomial distribution, means are averaged by
+    their precision.
+    """
+    first = margins[0]
+    if first.allowed is None or first.worth is None:
+        weights = [1 / m.error**2 for m in margins]
+        score = sum(w * m.value for w, m in zip(weights, margins, strict=True))
+        score /= math.sqrt(sum(weights))
+        return (score if broken else -score) > -_NORMAL.inv_cdf(risk)
+    worth = sum(m.worth or 0.0 for m in margins)
+    over = sum((m.broken or 0) / m.requests * (m.worth or 0.0) for m in margins)
+    if broken:
+        kept = stats.binomial_cdf(math.ceil(over) - 1, math.ceil(worth), first.allowed)
+        return 1 - kept <= risk
+    return stats.binomial_cdf(math.ceil(over), math.floor(worth), first.allowed) <= risk
+
+
+def margins(run: Run) -> tuple[Margin, ...]:
+    """The margin of every limit of the run's SLO that its window tells anything of."""
+    end_s = run.header.load_end_s
+    records = sorted(run.records, key=lambda r: r.end_s)
+    if end_s is None:
+        end_s = records[-1].end_s if records else 0.0
+    inside = steady.counted(records, steady.window_of(records, run.scenario, end_s))
+    return of_records(run.scenario, inside)
+
+
+def least_requests(limits: Sequence[Limit]) -> int:
+    """Requests without which a level cannot tell on which side of the limits it lies.
+
+    For a percentile, as many as prove it when none of them is over the limit.
+    """
+    tails = [
+        stats.requests_needed(0, quantile=x.quantile, confidence=verdict.CONFIDENCE)
+        for x in limits
+        if x.quantile is not None and x.quantile < 1
+    ]
+    return max([60, *tails])
+
+
+def of_records(scenario: Scenario, inside: Sequence[Record]) -> tuple[Margin, ...]:
+    """The margins of the records of a window, in the order in which they ended."""
+    found = []
+    for limit in scenario.slo.limits:
+        value = verdict.value_of(limit.metric, server=scenario.timings == "server")
+        seen = [
+            (v if r.ok else math.inf) for r in inside if (v := value(r)) is not None or not r.ok
+        ]
+        margin = of_values(limit, [math.inf if v is None else v for v in seen])
+        if margin is not None:
+            found.append(margin)
+    allowed = scenario.slo.error_share_max
+    failed = [not r.ok for r in inside]
+    if inside and allowed < 1:
+        found.append(of_share(ERROR_RATE, failed, allowed))
+    return tuple(found)
+
+
+def of_values(limit: Limit, values: Sequence[float]) -> Margin | None:
+    """The margin of *limit* from values in time order (failures infinite); None if too few."""
+    if limit.quantile is not None:
+        over = [v > limit.at_most_s for v in values]
+        return of_share(str(limit), over, 1 - limit.quantile) if values else None
+    good = [v for v in values if math.isfinite(v)]
+    spread = stats.batch_error(good)
+    if spread is None or not sum(good) > 0:
+        return None
+    mean = math.fsum(good) / len(good)
+    return Margin(
+        limit=str(limit),
+        value=math.log(mean / limit.at_most_s),
+        error=max(1e-4, spread / mean),
+        requests=len(good),
+    )
+
+
+def of_share(name: str, over: Sequence[bool], allowed: float) -> Margin:
+    """The margin of a share of bad requests (in time order) against the share allowed.
+
+    The share's distribution is Beta with Jeffreys' prior, whose intervals agree with the exact
+    binomial ones to a fraction of a request, on the number of *independent* requests that these
+    correlated ones are worth. Where nothing may be over at all, only the sign is told.
+
+    Source:
+        Brown, Cai & DasGupta, Interval estimation for a binomial proportion, Statistical
+        Science 16 (2001).
+    """
+    bad, count = sum(over), len(over)
+    if allowed <= 0:
+        sign = 1.0 if bad else -1.0
+        return Margin(limit=name, value=sign, error=_SURE, requests=count, broken=bad)
+    worth = count / _design_effect(over)
+    share = bad / count
+    mean, error = _normal_score(share * worth + 0.5, (1 - share) * worth + 0.5)
+    value = mean - _NORMAL.inv_cdf(allowed)
+    return Margin(
+        limit=name,
+        value=value,
+        error=error,
+        requests=count,
+        broken=bad,
+        allowed=allowed,
+        worth=worth,
+    )
+
+
+def _design_effect(over: Sequence[bool]) -> float:
+    """How many of these requests tell as much as one independent one; at least 1."""
+    data = np.asarray(over, dtype=np.float64)
+    share = float(data.mean())
+    spread = stats.batch_error(data)
+    if spread is None or share in (0.0, 1.0):
+        return 1.0
+    return max(1.0, spread**2 / (share * (1 - share) / len(data)))
+
+
+def _normal_score(a: float, b: float) -> tuple[float, float]:
+    """Mean and standard deviation of the normal score of a Beta(a, b) share."""
+    below = 0.5 * np.vectorize(math.erfc)(-_GRID / math.sqrt(2))
+    above = 0.5 * np.vectorize(math.erfc)(_GRID / math.sqrt(2))
+    log_density = (
+        (a - 1) * np.log(np.maximum(below, 1e-300))
+        + (b - 1) * np.log(np.maximum(above, 1e-300))
+        - _GRID**2 / 2
+    )
+    weight = np.exp(log_density - log_density.max())
+    weight /= weight.sum()
+    mean = float((weight * _GRID).sum())
+    return mean, math.sqrt(float((weight * (_GRID - mean) ** 2).sum()))
