@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from servecap.record import Counts, ServerTimings, Times
+from servecap.wire.like import Like
 
 _T = TypeVar("_T")
 _MOST_ERROR_CHARS = 300
@@ -29,13 +30,17 @@ class Answer:
         "error",
         "error_status",
         "finish_reason",
+        "keep_text",
         "output_tokens",
         "prompt_tokens",
+        "same",
         "text",
         "timings",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_text: bool = True) -> None:
+        self.keep_text = keep_text
+        self.same: Like | None = None  # of events that need no decoding
         self.chunk_s = Times()
         self.chunk_tokens = Counts()
         self.prompt_tokens: int | None = None

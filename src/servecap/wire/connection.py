@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -13,8 +12,8 @@ from typing import Any, Protocol
 import msgspec
 
 from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock
+from servecap.wire.poller import READ_BYTES, Poller
 
-_READ_BYTES = 262_144
 _OFFSET_ERROR_S = 0.001
 
 
@@ -45,8 +44,25 @@ class Connection:
         OSError: no socket can be had (too many open files, or no such network here).
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, address: Address) -> None:
-        self._loop = loop
+    __slots__ = (
+        "_clock",
+        "_fd",
+        "_incoming",
+        "_last_s",
+        "_out",
+        "_outgoing",
+        "_plain",
+        "_poller",
+        "_sock",
+        "_tls",
+        "established",
+        "open",
+        "owner",
+        "stamped",
+    )
+
+    def __init__(self, poller: Poller, clock: Clock, address: Address) -> None:
+        self._poller = poller
         self._clock = clock
         self._out = b""
         self._last_s = 0.0
@@ -75,17 +91,16 @@ class Connection:
                 self.stamped = True
         code = self._sock.connect_ex(address.sockaddr)
         if code in (0, errno.EINPROGRESS):
-            self._loop.add_writer(self._fd, self._connected)
+            self._poller.writes(self._fd, self._connected)
         else:  # told later, so that nobody is called back from within a constructor
-            self._loop.call_soon(self._fail, os.strerror(code))
+            self._poller.loop.call_soon(self._fail, os.strerror(code))
 
     def _connected(self) -> None:
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._loop.remove_writer(self._fd)
         if code:
             self._fail(os.strerror(code))
             return
-        self._loop.add_reader(self._fd, self._readable)
+        self._poller.reads(self._fd, self._readable)
         if self._tls is not None:
             self._handshake()
             return
@@ -117,15 +132,15 @@ class Connection:
             return
         self._out = self._out[sent:]
         if self._out:
-            self._loop.add_writer(self._fd, self._writable)
+            self._poller.writes(self._fd, self._writable)
 
     def _writable(self) -> None:
-        self._loop.remove_writer(self._fd)
+        self._poller.reads(self._fd, self._readable)
         self._flush()
 
     def _readable(self) -> None:
         try:
-            data, control, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_SPACE)
+            size, control, _, _ = self._sock.recvmsg_into(self._poller.buffers, STAMP_SPACE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -139,6 +154,7 @@ class Connection:
             if self._last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
                 now_s = max(kernel_s, self._last_s)
         self._last_s = now_s
+        data = bytes(self._poller.buffer[:size])
         if self._tls is not None:
             self._encrypted(data, now_s)
         elif not data:
@@ -160,7 +176,7 @@ class Connection:
                 return
         try:
             while True:
-                plain = self._tls.read(_READ_BYTES)
+                plain = self._tls.read(READ_BYTES)
                 if not plain:  # the server's orderly end
                     data = b""
                     break
@@ -211,6 +227,5 @@ class Connection:
             return
         self.open = False
         self.owner = None
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._poller.forget(self._fd)
         self._sock.close()

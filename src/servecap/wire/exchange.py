@@ -11,7 +11,7 @@ from servecap.wire.connection import Connection
 from servecap.wire.http import HttpBroken, ResponseReader
 from servecap.wire.sse import SseDecoder
 
-_PARTS_KEPT = 256  # unread parts of a long stream before they are read in between
+_PARTS_KEPT = 16  # unread parts of a long stream before they are read in between
 _END = b"\r\n\r\n"
 _GIVEN_UP = ("abort", "error")  # vLLM's, when it shuts down or fails in the middle of an answer
 _SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
@@ -44,7 +44,7 @@ class Exchange:
         self._count_tokens = count_tokens
         self._reader = ResponseReader()
         self._sse: SseDecoder | None = None
-        self._answer = Answer()
+        self._answer = Answer(keep_text=count_tokens is not None)
         self._parts: list[bytes] = []
         self._stamps: list[float] = []
         self._body: list[bytes] = []

@@ -6,6 +6,10 @@ from typing import Any
 
 import httptools
 
+from servecap.wire.chunked import BadChunk, ChunkReader
+
+_HEAD_END = b"\r\n\r\n"
+
 
 class HttpBroken(Exception):
     """The bytes are no HTTP response, or there are more of them than the response has."""
@@ -25,6 +29,9 @@ def request_bytes(
 class ResponseReader:
     """Reads one response; give it what arrives and take the body's pieces.
 
+    The head is httptools' business, and so are bodies with a length; chunked ones, of which every
+    token costs a chunk, are taken apart by a `ChunkReader`, which does less per chunk.
+
     `framed` is False for a body that ends with the connection. `complete` turns True once the
     whole response is there; what `feed` returned until then is its body, dechunked.
     """
@@ -36,6 +43,8 @@ class ResponseReader:
         self.chunked = False
         self.complete = False
         self.keep_alive = False
+        self._chunks: ChunkReader | None = None
+        self._tail = b""  # the head's last bytes, which may begin the mark of its end
         self._pieces: list[bytes] = []
         self._parser: Any = httptools.HttpResponseParser(self)
 
@@ -45,14 +54,43 @@ class ResponseReader:
         Raises:
             HttpBroken: this is no HTTP response, or goes on after its end.
         """
+        if self._chunks is not None and not self.complete:
+            return self._dechunk(self._chunks, data)
         if self.complete or self._parser is None:
             raise HttpBroken("the server sent bytes after the end of the response")
+        while self.status is None:  # an interim response (100, 103) may come before the real one
+            edge = (self._tail + data).find(_HEAD_END) - len(self._tail) + len(_HEAD_END)
+            if edge < len(_HEAD_END) - len(self._tail):
+                self._tail = (self._tail + data)[-3:]
+                break
+            self._tail = b""
+            self._parse(data[:edge])
+            data = data[edge:]
+            if self.chunked and not self.complete:
+                self._chunks = ChunkReader()
+                self.release()
+                return self._dechunk(self._chunks, data)
+        if data:
+            self._parse(data)
+        pieces = self._pieces
+        self._pieces = []
+        return pieces
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             raise HttpBroken(f"not a valid HTTP response: {error}") from None
-        pieces = self._pieces
-        self._pieces = []
+
+    def _dechunk(self, chunks: ChunkReader, data: bytes) -> list[bytes]:
+        try:
+            pieces = chunks.feed(data)
+        except BadChunk as error:
+            raise HttpBroken(f"not a valid HTTP response: {error}") from None
+        if chunks.complete:
+            self.complete = True
+            if chunks.rest:
+                raise HttpBroken("the server sent bytes after the end of the response")
         return pieces
 
     def end_of_connection(self) -> bool:

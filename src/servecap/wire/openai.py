@@ -10,6 +10,7 @@ import msgspec
 from servecap.record import Request, ServerTimings
 from servecap.wire import tgi
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+from servecap.wire.like import Like
 
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +103,10 @@ class OpenAi:
         Raises:
             BadAnswer: it is not valid JSON of this dialect.
         """
+        same = answer.same
+        if same is not None and same.fits(data):
+            answer.chunk_s.append(at_s)
+            return
         if len(data) < _SHORTEST_JSON:
             data = data.strip()
             if data == b"[DONE]":
@@ -114,11 +119,13 @@ class OpenAi:
             _take_error(answer, chunk)
             return
         for choice in chunk.choices:
-            if _carries_output(choice, answer.text):
+            if _carries_output(choice, answer):
                 answer.chunk_s.append(at_s)
             if choice.finish_reason is not None:
                 answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
+        if not answer.keep_text and (same is None or same.worth_another(len(answer.chunk_s))):
+            answer.same = _like(data, chunk, same, len(answer.chunk_s))
 
     def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:
         """Read an answer that was not streamed; TGI sends its timing headers here, too.
@@ -133,7 +140,7 @@ class OpenAi:
         if not chunk.choices:
             raise BadAnswer("the answer has no choices")
         for choice in chunk.choices:
-            _carries_output(choice, answer.text)
+            _carries_output(choice, answer)
             if choice.finish_reason is not None:
                 answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
@@ -142,19 +149,55 @@ class OpenAi:
         answer.done = True
 
 
-def _carries_output(choice: _Choice, text: list[str]) -> bool:
+def _carries_output(choice: _Choice, answer: Answer) -> bool:
     """Whether the chunk brings output of any kind; a role alone or an empty delta is none."""
-    if choice.text:
-        text.append(choice.text)
+    text = _text(choice)
+    if text:
+        if answer.keep_text:
+            answer.text.append(text)
         return True
     delta = choice.delta or choice.message
+    return delta is not None and bytes(delta.tool_calls) not in (b"", b"null", b"[]")
+
+
+def _text(choice: _Choice) -> str | None:
+    if choice.text:
+        return choice.text
+    delta = choice.delta or choice.message
     if delta is None:
-        return False
-    for part in (delta.reasoning_content, delta.reasoning, delta.content, delta.refusal):
-        if part:
-            text.append(part)
-            return True
-    return bytes(delta.tool_calls) not in (b"", b"null", b"[]")
+        return None
+    return delta.content or delta.reasoning_content or delta.reasoning or delta.refusal
+
+
+_PROBE = b"probe"
+
+
+def _like(data: bytes, chunk: _Chunk, old: Like | None, chunks: int) -> Like | None:
+    """What is like *data*, which was decoded as *chunk*; the old one where it brings no text.
+
+    That the text is where it seems to be is proved by decoding the event with another in its
+    place.
+    """
+    text = _only_text(chunk)
+    if text is None:
+        return old
+    before, quoted, after = data.partition(msgspec.json.encode(text))
+    before, after = before + b'"', b'"' + after
+    try:
+        found = bool(quoted) and _only_text(_decoder.decode(before + _PROBE + after)) == "probe"
+    except msgspec.DecodeError:
+        found = False
+    return Like(before if found else None, after, old, chunks)
+
+
+def _only_text(chunk: _Chunk) -> str | None:
+    """The text of a chunk that brings one text and nothing else that is read of it."""
+    if len(chunk.choices) != 1 or chunk.usage is not None or chunk.timings is not None:
+        return None
+    if chunk.error is not None or chunk.object == "error":
+        return None
+    choice = chunk.choices[0]
+    return _text(choice) if choice.finish_reason is None else None
 
 
 def _take_totals(answer: Answer, chunk: _Chunk) -> None:

@@ -21,9 +21,23 @@ class SseDecoder:
         self._data: list[bytes] = []
         self._started = False
         self._after_cr = False
+        self._clean = False  # between two events
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that *data* completes."""
+        if (  # the usual: just one whole event of one line
+            self._clean
+            and data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and data.find(b"\n") == len(data) - 2
+            and b"\r" not in data
+        ):
+            return [data[6:-2]]
+        events = self._feed(data)
+        self._clean = self._started and not (self._tail or self._data or self._after_cr)
+        return events
+
+    def _feed(self, data: bytes) -> list[bytes]:
         if not self._started:
             data = self._tail + data
             self._tail = b""
