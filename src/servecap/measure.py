@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ import msgspec
 import numpy as np
 
 from servecap import __version__, steady
-from servecap.errors import ServecapError
+from servecap.errors import ServecapError, UsageError
 from servecap.load import Feed, feed_for
 from servecap.preflight import Prepared
 from servecap.record import Counts, Outcome, Record, Request, Times
@@ -31,6 +32,8 @@ from servecap.wire.client import Client
 from servecap.wire.clock import Clock
 
 TICK_S = 0.05
+_OTHER_FILES = 64  # open files of this process that are no connections
+_OPEN_LOOP_SOCKETS = 20_000
 _T = TypeVar("_T")
 
 
@@ -59,11 +62,8 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
         asyncio.get_running_loop()
     except RuntimeError:
         return alone()
-    results: list[_T] = []
-    thread = threading.Thread(target=lambda: results.append(alone()))
-    thread.start()
-    thread.join()
-    return results[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone).result()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -91,9 +91,10 @@ def measure(
     Ctrl-C ends it early; what was measured is kept and the run is marked interrupted.
 
     Raises:
-        UsageError: *out* cannot be written.
+        UsageError: *out* cannot be written, or there are more users than sockets to be had.
         ServecapError: the disk filled up; the finished records are kept.
     """
+    _room_for_sockets(scenario)
     header = Header(
         scenario=scenario,
         target=prepared.target,
@@ -142,6 +143,24 @@ def environment() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": str(os.cpu_count()),
     }
+
+
+def _room_for_sockets(scenario: Scenario) -> None:
+    """Every user may need a socket; the limit on open files is raised as far as it may be."""
+    import resource
+
+    users = scenario.users or 0
+    wanted = _OTHER_FILES + (users or _OPEN_LOOP_SOCKETS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if users > most - _OTHER_FILES:
+        raise UsageError(
+            f"{users} users need as many sockets, but this system allows {most} open files: "
+            f"raise it (ulimit -Hn {users + _OTHER_FILES}), or test with fewer users"
+        )
 
 
 @contextlib.contextmanager
@@ -205,6 +224,7 @@ class _Driver:
         )
 
     async def run(self) -> None:
+        self._loop.set_exception_handler(self._broken)
         with self._interruptible():
             self._tick_due_s = self._clock.now() + TICK_S
             self._loop.call_later(TICK_S, self._tick)
@@ -234,6 +254,17 @@ class _Driver:
         self.status = Status.INTERRUPTED
         self._stop(f"ended early by {number.name}", Outcome.CANCELLED)
 
+    def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: the run must end by it and not go on without what it was to do."""
+        error = context.get("exception")
+        if self._ended.done():
+            return
+        if isinstance(error, ServecapError):  # such as a workload that cannot make a prompt
+            self._failure = error
+            self._stop(str(error), Outcome.CANCELLED)
+        else:
+            self._ended.set_exception(error or RuntimeError(str(context.get("message"))))
+
     def _wake(self) -> None:
         """Send what is due, and come back when the next request is."""
         self._timer = None
@@ -245,7 +276,14 @@ class _Driver:
                 self._turned_away(arrival.request, arrival.user, arrival.planned_s)
             else:
                 self._client.send(arrival)
-        self._schedule()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Wait for what is due next, unless nothing will ever be."""
+        if self._feed.finished and self._client.in_flight == 0:
+            self._stop("every request was sent and answered", Outcome.CENSORED)
+        else:
+            self._schedule()
 
     def _turned_away(self, request: Request, user: int, planned_s: float) -> None:
         """Too many are in flight: this arrival has failed; it is never sent late instead."""
@@ -294,10 +332,7 @@ class _Driver:
         self._progress.recent.append(record)
         self._enough.note(record)
         self._feed.done(record)
-        if self._feed.finished and self._client.in_flight == 0:
-            self._stop("every request was sent and answered", Outcome.CENSORED)
-        else:
-            self._schedule()
+        self._go_on()
 
     def _tick(self) -> None:
         """Twenty times a second: how late are we, who is past a timeout, is it enough?"""

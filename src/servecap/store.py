@@ -108,14 +108,14 @@ def read_run(folder: Path) -> Run:
         ) from None
     except OSError as error:
         raise UsageError(f"{str(folder)!r} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{str(folder / HEADER)!r} is damaged: {error}") from None
     lines.pop()  # empty, or the line that a killed run was writing
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
             records.append(record.decode(line))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"{str(folder / RECORDS)!r} line {number} is damaged: {error}"
             ) from None
