@@ -12,19 +12,55 @@ from servecap.cli import output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
-    from servecap.plan.answer import Supply
+    from servecap.plan.answer import Demand, Price, Supply
+
+
+class Share(click.ParamType[float]):
+    """A share written as 20% or 0.2."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value).strip()
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{value!r} is no share: write 20% or 0.2", param, ctx)
 
 
 @click.command("plan")
 @click.argument("matrix", type=click.Path())
-@click.option("--users", type=int, required=True, help="Users at the same time.")
+@click.option(
+    "--users",
+    multiple=True,
+    metavar="[MODEL=]N",
+    help="Users at the same time; with MODEL= for several models that share one fleet.",
+)
+@click.option("--registered", type=int, metavar="N", help="Registered users (needs --activity).")
+@click.option("--activity", type=Share(), help="Share of them that is active at the same time.")
+@click.option(
+    "--profile",
+    type=click.Path(dir_okay=False),
+    help="A day: CSV with a column users or requests_per_s, a row for each step.",
+)
+@click.option("--growth", type=Share(), default="0", help="Plan for so much more.")
 @click.option("--slo", default=slos.DEFAULT_SLO_TEXT, show_default=True)
+@click.option("--headroom", type=Share(), default="0", help="Users kept free on each instance.")
+@click.option("--spare-nodes", type=int, default=0, metavar="N", help="Any N nodes may fail.")
+@click.option("--zones", type=int, default=1, metavar="Z", help="Any one of Z zones may fail.")
+@click.option(
+    "--supply",
+    "supply_file",
+    type=click.Path(dir_okay=False),
+    help="YAML file of the node types that can be had, with prices.",
+)
 @click.option(
     "--gpus-per-node",
     multiple=True,
     metavar="[GPU=]N",
     help="GPUs in a node, for all or for one type.  [default: 8]",
 )
+@click.option("--nodes", multiple=True, metavar="GPU=N", help="Nodes of it that can be had.")
 @click.option(
     "--price",
     "prices",
@@ -55,25 +91,26 @@ def command(matrix: str, **given: Any) -> int:
       servecap plan cells.csv --users 10000
       servecap plan cells.csv --users 10000 --gpus-per-node 8 --gpus-per-node a40=4
       servecap plan cells.csv --users 500 --price a100=2.1 --price a30=0.5
+      servecap plan cells.csv --users llama-13b=8000 --users llama-65b=500 --spare-nodes 1
+      servecap plan cells.csv --registered 1000000 --activity 1% --supply nodes.yaml
     """
     from servecap.matrix import files
-    from servecap.plan.answer import Demand
+    from servecap.plan.outlook import with_outlook
     from servecap.plan.sizing import plan
     from servecap.report import html
     from servecap.report.plan_text import plan_text
 
     slo = slos.parse(given["slo"])
+    demand = _demand(given)
+    supply = _supply(given)
     table = files.read(Path(matrix), think_mean_s=given["think_mean"])
     for note in table.warnings:
         progress.say(f"note: {note}")
+    models = given["models"]
     answer = plan(
-        table.cells,
-        Demand(given["users"]),
-        _supply(given["gpus_per_node"], given["prices"]),
-        slo=slo,
-        models=given["models"],
-        scenario=given["scenario"],
-    )
+        table.cells, demand, supply, slo=slo, models=models, scenario=given["scenario"]
+    )  # fmt: skip
+    answer = with_outlook(answer, table.cells, slo=slo, models=models)
     if given["html"]:
         html.write_html(given["html"], cells=table.cells, plan=answer, title="Deployment plan")
     if given["as_json"]:
@@ -85,37 +122,88 @@ def command(matrix: str, **given: Any) -> int:
     return 0
 
 
-def _supply(gpus_per_node: tuple[str, ...], prices: tuple[str, ...]) -> Supply:
-    from servecap.plan.answer import Price, Supply
+def _demand(given: dict[str, Any]) -> Demand:
+    from servecap.plan import demand
 
-    default, special = 8, {}
-    for text in gpus_per_node:
-        gpu, equals, number = text.rpartition("=")
-        try:
-            count = int(number)
-        except ValueError:
-            raise UsageError(f"--gpus-per-node {text!r}: write a number, or GPU=N") from None
-        if equals:
-            special[gpu] = count
-        else:
-            default = count
+    ways = [name for name in ("users", "registered", "profile") if given[name]]
+    if len(ways) != 1:
+        told = " and ".join(f"--{way}" for way in ways) or "none of them"
+        raise UsageError(f"give one of --users, --registered and --profile; there is {told}")
+    if (given["activity"] is None) == (ways[0] == "registered"):
+        raise UsageError("--registered and --activity belong together")
+    growth = given["growth"]
+    match ways[0]:
+        case "registered":
+            return demand.of_registered(given["registered"], given["activity"], growth=growth)
+        case "profile":
+            profile = demand.read_profile(Path(given["profile"]))
+            return demand.of_profile(profile, growth=growth, think_mean_s=given["think_mean"])
+    users = _by_name("--users", given["users"])
+    if set(users) == {""}:
+        return demand.of_users(users[""], growth=growth)
+    if "" in users:
+        raise UsageError("--users: give one number, or one for each model, not both")
+    if given["models"]:
+        raise UsageError("--users MODEL=N names the models already: leave --model out")
+    return demand.of_models(users, growth=growth)
+
+
+def _supply(given: dict[str, Any]) -> Supply:
+    from servecap.plan.answer import Supply
+
+    reserve = {
+        "used_share_max": 1 - given["headroom"],
+        "spare_nodes": given["spare_nodes"],
+        "zones": given["zones"],
+    }
+    if given["supply_file"]:
+        import msgspec
+
+        from servecap.plan.supply import read_supply
+
+        for name in ("gpus_per_node", "nodes", "prices"):
+            if given[name]:
+                option = "--price" if name == "prices" else f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} stands in the --supply file: give one of them")
+        return msgspec.structs.replace(read_supply(Path(given["supply_file"])), **reserve)
+    sizes = _by_name("--gpus-per-node", given["gpus_per_node"])
+    default = sizes.pop("", 8)
+    most = _by_name("--nodes", given["nodes"])
+    if "" in most:
+        raise UsageError("--nodes: name the GPU, for example a100=12")
     return Supply(
         gpus_per_node=default,
-        gpus_per_node_of=special,
-        prices=tuple(
-            Price(gpu, usd, "node" if per_node else "gpu")
-            for gpu, usd, per_node in map(_price, prices)
-        ),
+        gpus_per_node_of=sizes,
+        nodes_max_of=most,
+        prices=tuple(map(_price, given["prices"])),
+        **reserve,
     )
 
 
-def _price(text: str) -> tuple[str, float, bool]:
+def _by_name(option: str, texts: tuple[str, ...]) -> dict[str, int]:
+    """The numbers by name; the one without a name under ""."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            count = int(number)
+        except ValueError:
+            raise UsageError(f"{option} {text!r}: write a number, or NAME=N") from None
+        if name in found:
+            raise UsageError(f"{option} {text!r}: given twice; keep one")
+        found[name] = count
+    return found
+
+
+def _price(text: str) -> Price:
+    from servecap.plan.answer import Price
+
     gpu, equals, amount = text.partition("=")
     per_node = amount.endswith("/node")
     try:
         if not equals:
             raise ValueError
-        return gpu, float(amount.removesuffix("/node")), per_node
+        return Price(gpu, float(amount.removesuffix("/node")), "node" if per_node else "gpu")
     except ValueError:
         raise UsageError(
             f"--price {text!r}: write GPU=USD per GPU-hour, or GPU=USD/node per node-hour"

@@ -56,6 +56,7 @@ class Supply(msgspec.Struct, frozen=True, kw_only=True):
     gpus_per_node_of: dict[str, int] = msgspec.field(default_factory=dict)
     prices: tuple[Price, ...] = ()
     nodes_max_of: dict[str, int] = msgspec.field(default_factory=dict)
+    only_listed: bool = False  # only GPUs in gpus_per_node_of can be had at all
     used_share_max: float = 1.0
     spare_nodes: int = 0
     zones: int = 1
@@ -69,7 +70,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_month: float
     usd_per_year: float
     usd_per_user_month: float | None
-    usd_per_million_output_tokens: float | None  # None: no cell tells the output tokens/s
+    usd_per_million_output_tokens: float | None  # None: the cell does not tell the tokens/s
+    usd_per_million_total_tokens: float | None  # prompts and answers
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

@@ -210,6 +210,8 @@ def why_not(cell: Cell, slo: Slo, gpus_per_node: int, demand: Demand, supply: Su
     broken = _broken(cell, slo)
     if cell.tp > gpus_per_node:
         broken.append(f"needs {cell.tp} GPUs in one node, which has {gpus_per_node}")
+    if nodes_max(kind_of(cell), supply) == 0:
+        broken.append("no node of it can be had")
     load = load_of(cell, demand, supply)
     if load is None:
         broken.append("neither its requests/s nor the answers' length is known")
@@ -227,6 +229,9 @@ def gpus_per_node(kind: Kind, supply: Supply) -> int:
 
 def nodes_max(kind: Kind, supply: Supply) -> int | None:
     """How many nodes of the kind can be had; None: any number."""
+    listed = {name.casefold() for name in supply.gpus_per_node_of}
+    if supply.only_listed and not listed & {*kind.names, kind.label.casefold()}:
+        return 0
     found = {name.casefold(): count for name, count in supply.nodes_max_of.items()}
     by_name = next((found[name] for name in sorted(kind.names) if name in found), None)
     return found.get(kind.label.casefold(), by_name)

@@ -46,21 +46,32 @@ def usd_per_h(purchase: Purchase, name: str) -> float:
     return bought + run + purchase.usd_per_year / HOURS_PER_YEAR
 
 
-def costs(usd_h: float, demand: Demand, users: int | None, tokens_per_s: float | None) -> Costs:
-    """The same money by month, year, user and million output tokens.
+def costs(
+    usd_h: float,
+    demand: Demand,
+    *,
+    users: int | None = None,
+    output_tokens_per_s: float | None = None,
+    total_tokens_per_s: float | None = None,
+) -> Costs:
+    """The same money by month, year, user and million tokens.
 
     Args:
         users: at the busiest time; None: not known.
-        tokens_per_s: output tokens at the busiest time, at the cells' own rate per user, which is
-            somewhat below the rate at a lower load: the cost per token is at most this.
+        output_tokens_per_s, total_tokens_per_s: at the busiest time, at the cell's own rate per
+            user, which is somewhat below that at a lower load: a token costs at most this.
     """
-    per_million = None
-    if tokens_per_s:
-        per_million = usd_h / (tokens_per_s * demand.mean_share * 3600 / 1e6)
     return Costs(
         usd_per_h=usd_h,
         usd_per_month=usd_h * HOURS_PER_MONTH,
         usd_per_year=usd_h * HOURS_PER_YEAR,
         usd_per_user_month=None if not users else usd_h * HOURS_PER_MONTH / users,
-        usd_per_million_output_tokens=per_million,
+        usd_per_million_output_tokens=_per_million(usd_h, output_tokens_per_s, demand),
+        usd_per_million_total_tokens=_per_million(usd_h, total_tokens_per_s, demand),
     )
+
+
+def _per_million(usd_h: float, tokens_per_s: float | None, demand: Demand) -> float | None:
+    if not tokens_per_s:
+        return None
+    return usd_h / (tokens_per_s * demand.mean_share * 3600 / 1e6)

@@ -81,7 +81,7 @@ def best_fleet(
         usd_per_h=usd,
         ranked_by="usd_per_h" if priced else "gpus",
         gap_share=found.gap_share,
-        costs=None if usd is None else costs(usd, demand, demand.users, None),
+        costs=None if usd is None else costs(usd, demand, users=demand.users),
     )
 
 

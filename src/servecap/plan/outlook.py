@@ -62,12 +62,15 @@ def with_outlook(
 
 
 def scaled(slo: Slo, factor: float) -> Slo:
-    """The SLO with every limit on a time so many times as long; the error limit stays.
+    """The SLO with every limit on a time so many times as long, to three digits.
 
     >>> str(scaled(slos.DEFAULT, 2))
     'ttft.mean<6s,tpot.mean<200ms,error_rate<5%'
     """
-    limits = [msgspec.structs.replace(x, at_most_s=x.at_most_s * factor) for x in slo.limits]
+    limits = [
+        msgspec.structs.replace(x, at_most_s=float(f"{x.at_most_s * factor:.3g}"))
+        for x in slo.limits
+    ]
     return Slo(tuple(limits), slo.error_share_max)
 
 

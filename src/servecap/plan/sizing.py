@@ -254,7 +254,19 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
         requests_per_s_per_node=None if rate is None else rate * instances * supply.used_share_max,
         users_at_peak=None if users is None else users / (nodes * instances),
         missing_nodes=0 if one.nodes_max is None else max(0, nodes - one.nodes_max),
-        costs=None if usd is None else costs(usd, demand, users, _tokens_per_s(cell, need, demand)),
+        costs=None
+        if usd is None
+        else costs(
+            usd,
+            demand,
+            users=users,
+            output_tokens_per_s=_tokens_per_s(
+                cell, cell.output_tokens_per_s, cell.avg_output_tokens, need, demand
+            ),
+            total_tokens_per_s=_tokens_per_s(
+                cell, cell.total_tokens_per_s, cell.avg_context_tokens, need, demand
+            ),
+        ),
     )
 
 
@@ -266,16 +278,16 @@ def _users_at_peak(cell: Cell, need: int, demand: Demand) -> int | None:
     return None if not rate else math.ceil(demand.requests_per_s * cell.capacity.users / rate)
 
 
-def _tokens_per_s(cell: Cell, need: int, demand: Demand) -> float | None:
-    """Output tokens/s of the whole demand at the cell's rate per user (or length per request)."""
+def _tokens_per_s(
+    cell: Cell, tokens_per_s: float | None, length: float | None, need: int, demand: Demand
+) -> float | None:
+    """Tokens/s of the whole demand at the cell's rate per user (or tokens per request)."""
     if demand.requests_per_s is not None:
-        length = cell.avg_output_tokens
         return None if length is None else length * demand.requests_per_s
     assert cell.capacity is not None
-    tokens = cell.output_tokens_per_s
-    if tokens is None and cell.requests_per_s and cell.avg_output_tokens:
-        tokens = cell.requests_per_s * cell.avg_output_tokens
-    return None if tokens is None else tokens / cell.capacity.users * need
+    if tokens_per_s is None and cell.requests_per_s and length:
+        tokens_per_s = cell.requests_per_s * length
+    return None if tokens_per_s is None else tokens_per_s / cell.capacity.users * need
 
 
 def _preference(split: Split) -> tuple[int, int, float, int]:

@@ -28,7 +28,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_supply(path: Path) -> Supply:
-    """The node types in a YAML file; amounts are for whole nodes.
+    """The node types in a YAML file, and no others; amounts are for whole nodes.
 
     Raises:
         UsageError: it cannot be read or meant; the message names file, line and key.
@@ -63,6 +63,7 @@ def read_supply(path: Path) -> Supply:
         gpus_per_node_of={node.gpu: node.gpus for node in file.nodes},
         prices=tuple(prices),
         nodes_max_of={n.gpu: n.at_most for n in file.nodes if n.at_most is not None},
+        only_listed=True,
         notes=tuple(notes),
     )
 

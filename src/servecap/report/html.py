@@ -130,11 +130,13 @@ def render(
 def _plan_section(plan: Plan) -> Section:
     models = [
         (f"{model.model}: why", [
+            *(f"{sentence}." for sentence in model.why),
             *(f"{gpu.gpu}: {'. '.join(gpu.reasons)}." for gpu in model.gpus if gpu.reasons),
             *(f"{gpu.gpu}, mind: {warning}." for gpu in model.gpus for warning in gpu.warnings),
         ])
         for model in plan.models
     ]  # fmt: skip
+    outlook = [] if plan.outlook is None else plan_text.outlook_lists(plan.outlook)
     left_out = [
         (f"{model.model}: left out", [f"{x.cell}: {x.reason}" for x in model.left_out])
         for model in plan.models
@@ -143,10 +145,10 @@ def _plan_section(plan: Plan) -> Section:
     caveats = ("What this plan does not know", list(plan.caveats))
     return Section(
         name="plan",
-        title=f"Plan for {plan.users:,} users",
+        title=f"Plan for {units.clean(plan.demand.text)}",
         tables=plan_text.tables(plan),
         pictures=[picture(chart) for chart in chart_capacity.plan_charts(plan.models)],
-        lists=_clean_lists([*models, *left_out, other, caveats]),
+        lists=_clean_lists([*models, *outlook, *left_out, other, caveats]),
     )
 
 

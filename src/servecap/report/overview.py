@@ -52,11 +52,13 @@ def headline(
 def plan_headline(plan: Plan) -> Headline:
     """What to buy, a sentence for each model."""
     answers = [units.clean(plan_text.headline(model), 400) for model in plan.models]
-    plain = f"To carry {plan.users:,} users at the same time:"
+    if plan.fleet is not None:
+        answers = [units.clean(plan_text.fleet_headline(plan.fleet), 400)]
+    plain = f"To carry {units.clean(plan.demand.text)}:"
     if len(answers) == 1:
         plain = f"{plain} {answers[0]}."
     elif not answers:
-        plain = f"No plan for {plan.users:,} users can be made from the cells given."
+        plain = f"No plan for {units.clean(plan.demand.text)} can be made from the cells given."
     slo = units.clean(plan.slo).replace(",", ", ")
     return Headline(
         badge="PLAN",

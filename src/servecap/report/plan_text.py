@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servecap.plan.answer import GpuPlan, ModelPlan, Plan, Split
+from servecap.plan.answer import Costs, Fleet, GpuPlan, ModelPlan, Outlook, Plan, Split
 from servecap.report import units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 
@@ -12,13 +12,19 @@ _MOST = 4000  # characters of one item: names from files may be long, but not wi
 def plan_text(plan: Plan) -> str:
     """The whole plan as plain text of at most 100 columns, ending in a newline."""
     out = paragraph(
-        f"To carry {plan.users} users at the same time (scenario {units.clean(plan.scenario)}, "
+        f"To carry {units.clean(plan.demand.text)} (scenario {units.clean(plan.scenario)}, "
         f"SLO {plan.slo}):"
     )
+    if plan.fleet is not None:
+        out += _bullet(fleet_headline(plan.fleet))
+        if len(plan.models) > 1:
+            out += ["Each model on nodes of its own:"]
     for model in plan.models:
         out += _bullet(headline(model))
     for model in plan.models:
         out += ["", *_model(model)]
+    if plan.outlook is not None:
+        out += _outlook(plan.outlook)
     if plan.left_out:
         out += ["", "Cells of other scenarios, not used"]
         for cell in plan.left_out:
@@ -36,6 +42,8 @@ def headline(model: ModelPlan) -> str:
         return f"{model.model}: no plan, every cell is left out (see below)"
     first = model.gpus[0]
     best = first.best
+    if best.missing_nodes:
+        return _short(model)
     cost = "" if best.usd_per_h is None else f", {best.usd_per_h:.2f} USD/h"
     among = f"of {len(model.gpus)} GPU types " if len(model.gpus) > 1 else ""
     by = f", {among}the {_ranked(model)}" if among else ""
@@ -44,6 +52,33 @@ def headline(model: ModelPlan) -> str:
         f"{model.model}: {_nodes(best.nodes)} of {first.gpus_per_node} x {first.gpu}, each split "
         f"into {best.name} for {best.users_per_node} users{predicted}; {best.gpus} GPUs{cost}{by}"
     )
+
+
+def _short(model: ModelPlan) -> str:
+    """No single GPU type is enough: the mixed fleet, or that there is none."""
+    if model.fleet is not None:
+        return f"{model.model}: no GPU type alone has enough nodes; {fleet_headline(model.fleet)}"
+    first = model.gpus[0]
+    return (
+        f"{model.model}: no plan, too few nodes can be had; {first.gpu} alone would need "
+        f"{first.best.missing_nodes} more, and all types together are not enough either"
+    )
+
+
+def fleet_headline(fleet: Fleet) -> str:
+    """The fleet in one sentence."""
+    parts = "; ".join(
+        f"{_nodes(part.nodes)} of {part.gpus_per_node} x {part.gpu} as {part.split_text}"
+        + (" (predicted)" if part.predicted else "")
+        for part in fleet.parts
+    )
+    cost = "" if fleet.usd_per_h is None else f", {fleet.usd_per_h:.2f} USD/h"
+    proof = "the proven optimum" if not fleet.gap_share else f"within {fleet.gap_share:.1%}"
+    apart = ""
+    if fleet.apart is not None:
+        unit = "USD/h" if fleet.ranked_by == "usd_per_h" else "GPUs"
+        apart = f"; the best single types take {fleet.apart:.6g} {unit}"
+    return f"fleet of {fleet.gpus} GPUs{cost} ({proof}{apart}): {parts}"
 
 
 def tables(plan: Plan) -> list[Table]:
@@ -108,6 +143,13 @@ def _row(gpu: GpuPlan, split: Split, index: int, priced: bool) -> tuple[str, ...
 def _model(model: ModelPlan) -> list[str]:
     out = lines(_table(model)) if model.gpus else [units.clean(model.model)]
     if model.gpus:
+        if model.why:
+            out += _bullet(f"{'. '.join(model.why)}.")
+        if model.fleet is not None and not model.gpus[0].best.missing_nodes:
+            out += _bullet(f"Mixed, {fleet_headline(model.fleet)}.")
+        best = model.gpus[0].best
+        if best.costs is not None and not best.missing_nodes:
+            out += _bullet(f"{model.gpus[0].gpu} as {best.name}: {costs_text(best.costs)}.")
         out.append("  Why")
         for gpu in model.gpus:
             out += _bullet(f"{gpu.gpu}: {'. '.join(gpu.reasons)}.")
@@ -125,6 +167,42 @@ def _model(model: ModelPlan) -> list[str]:
             if cell.users_per_node:
                 carry = f" (a node of it would carry {cell.users_per_node} users)"
             out += _bullet(f"{cell.cell}: {cell.reason}{carry}")
+    return out
+
+
+def costs_text(costs: Costs) -> str:
+    """The money by month, year, user and million tokens."""
+    user = costs.usd_per_user_month
+    each = "" if user is None else f", {user:.4g} USD a user and month"
+    of = (
+        (costs.usd_per_million_output_tokens, "million output tokens"),
+        (costs.usd_per_million_total_tokens, "million tokens of prompts and answers"),
+    )
+    known = ", ".join(f"{usd:.4g} USD per {what}" for usd, what in of if usd is not None)
+    tokens = f", {known}" if known else "; the cell tells no tokens/s, so nothing is said per token"
+    return (
+        f"{costs.usd_per_h:.2f} USD/h, {costs.usd_per_month:,.0f} a month (730 h), "
+        f"{costs.usd_per_year:,.0f} a year{each}{tokens}"
+    )
+
+
+def outlook_lists(outlook: Outlook) -> list[tuple[str, list[str]]]:
+    """Title and items of each part of the outlook that says something."""
+    what_if = [f"{w.change}: {w.model}: {w.answer}" for w in outlook.what_if]
+    found = [
+        ("What if", what_if),
+        ("Break-even", list(outlook.break_even)),
+        ("Worth measuring, for it changes the answer", list(outlook.worth_measuring)),
+    ]
+    return [(title, items) for title, items in found if items]
+
+
+def _outlook(outlook: Outlook) -> list[str]:
+    out: list[str] = []
+    for title, items in outlook_lists(outlook):
+        out += ["", title]
+        for item in items:
+            out += _bullet(item)
     return out
 
 
