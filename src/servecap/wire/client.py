@@ -14,7 +14,7 @@ from servecap.wire.clock import Clock
 from servecap.wire.connection import Address, Connection
 from servecap.wire.endpoint import Endpoint
 from servecap.wire.exchange import Exchange
-from servecap.wire.http import HttpBroken, ResponseReader, request_bytes
+from servecap.wire.http import HttpBroken, ResponseReader, post_head, request_bytes
 from servecap.wire.poller import Poller
 
 OnRecord = Callable[[Record], None]
@@ -46,7 +46,9 @@ class Client:
         self._loop = loop
         self._poller = Poller(loop)
         self._clock = clock
-        self._endpoint = endpoint
+        self._head = post_head(
+            endpoint.prefix + api.path, host=endpoint.host, headers=endpoint.headers
+        )
         self._api = api
         self._model = model
         self._stream = stream
@@ -65,13 +67,7 @@ class Client:
         """Send the request of *arrival* now."""
         exchange = Exchange(arrival, self._api, self._done, self._count_tokens)
         body = self._api.body(arrival.request, model=self._model, stream=self._stream)
-        exchange.payload = request_bytes(
-            "POST",
-            self._endpoint.prefix + self._api.path,
-            host=self._endpoint.host,
-            headers=self._endpoint.headers,
-            body=body,
-        )
+        exchange.payload = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         self._active[id(exchange)] = exchange
         exchange.sent_s = self._clock.now()
         self._put(exchange, self._take_idle())

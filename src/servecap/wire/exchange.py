@@ -25,6 +25,26 @@ class Exchange:
     stamping of the others as little as possible.
     """
 
+    __slots__ = (
+        "_answer",
+        "_api",
+        "_body",
+        "_count_tokens",
+        "_deferring",
+        "_on_done",
+        "_parts",
+        "_reader",
+        "_sse",
+        "_stamps",
+        "arrival",
+        "connection",
+        "last_read_s",
+        "payload",
+        "record",
+        "retried",
+        "sent_s",
+    )
+
     def __init__(
         self,
         arrival: Arrival,

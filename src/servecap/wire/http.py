@@ -26,6 +26,11 @@ def request_bytes(
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
+def post_head(path: str, *, host: str, headers: dict[str, str]) -> bytes:
+    """The head of a POST request up to its length: append the length, two line ends, the body."""
+    return request_bytes("POST", path, host=host, headers=headers).removesuffix(b"0\r\n\r\n")
+
+
 class ResponseReader:
     """Reads one response; give it what arrives and take the body's pieces.
 
