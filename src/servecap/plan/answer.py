@@ -27,13 +27,13 @@ class Demand(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The demand in words: "10000 users at the same time"."""
+        """The demand in words: "10,000 users at the same time"."""
         if self.requests_per_s is not None:
             return f"{self.requests_per_s:g} requests/s"
         if self.users_of:
-            each = ", ".join(f"{users} of {model}" for model, users in self.users_of.items())
-            return f"{self.users} users at the same time ({each})"
-        return f"{self.users} users at the same time"
+            each = ", ".join(f"{users:,} of {model}" for model, users in self.users_of.items())
+            return f"{self.users:,} users at the same time ({each})"
+        return f"{self.users:,} users at the same time"
 
 
 class Price(msgspec.Struct, frozen=True):
