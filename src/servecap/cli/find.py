@@ -9,6 +9,7 @@ import click
 
 from servecap.cli import options, output, progress
 from servecap.cli.run import target_spec
+from servecap.errors import UsageError
 
 if TYPE_CHECKING:
     from servecap.metrics import Summary
@@ -60,14 +61,18 @@ def command(**given: Any) -> int:
         max_users=given["max_users"],
         precision=share(given["precision"]),
         quiet=given["quiet"],
+        keep_partial=True,
     )
-    write_json(out / SEARCH, result)
-    html.write_html(out / "report.html", runs=runs, search=result)
+    with output.writing(out):
+        write_json(out / SEARCH, result)
+        html.write_html(out / "report.html", runs=runs, search=result)
     if given["as_json"]:
         output.print_json(result)
     else:
         click.echo(search_text(result))
         click.echo(f"\nkept in {out}: report.html, search.json, a folder for each level")
+    if result.interrupted:
+        return 130
     return 0 if result.capacity.users > 0 else 1
 
 
@@ -80,9 +85,13 @@ def search_with(
     max_users: int,
     precision: float,
     quiet: bool,
+    keep_partial: bool = False,
 ) -> tuple[SearchResult, list[tuple[Run, Summary]]]:
-    """The search on a prepared server; also the run at capacity, for the report."""
-    from servecap.run import Status
+    """The search on a prepared server; also the run at capacity, for the report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; with *keep_partial* only before the first level was measured.
+    """
     from servecap.search import find
     from servecap.store import read_run
 
@@ -93,12 +102,9 @@ def search_with(
         count += 1
         display = progress.Display(level, quiet=quiet)
         try:
-            run = bench.run(level, out / f"{count:02d}-users-{level.users}", display)
+            return bench.run(level, out / f"{count:02d}-users-{level.users}", display)
         finally:
             display.close()
-        if run.header.status is Status.INTERRUPTED:
-            raise KeyboardInterrupt
-        return run
 
     def on_level(level: Level) -> None:
         progress.say(level_line(level), quiet=quiet)
@@ -111,6 +117,8 @@ def search_with(
         precision=precision,
         on_level=on_level,
     )
+    if result.interrupted and not (result.levels and keep_partial):
+        raise KeyboardInterrupt
     best = result.at_capacity
     runs = [(read_run(Path(best.run_path)), best.summary)] if best and best.run_path else []
     return result, runs
@@ -144,8 +152,6 @@ def share(text: str) -> float:
     Raises:
         UsageError: it is neither.
     """
-    from servecap.errors import UsageError
-
     try:
         value = float(text.removesuffix("%"))
     except ValueError:

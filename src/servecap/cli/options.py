@@ -109,7 +109,7 @@ judge_options = _stack(
 )
 
 output_options = _stack(
-    click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
+    click.option("--out", metavar="FOLDER", help="Folder for the results."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
 )
@@ -183,7 +183,7 @@ def closed_loop(options: dict[str, Any], users: int) -> ClosedLoop:
     if (queue is not None or each is not None) and len(given) > 1:
         names = " and ".join(f"--{name}" for name in given)
         raise UsageError(f"{names} are different stop rules: give one of them")
-    if options["ramp"] is not None and options["ramp"] < 0:
+    if options["ramp"] is not None and not 0 <= options["ramp"] < float("inf"):
         raise UsageError(f"--ramp {options['ramp']:g} must be 0 s or more")
     return ClosedLoop(
         users=users, think_s=options["think"], queue=queue, each=each, ramp_s=options["ramp"]

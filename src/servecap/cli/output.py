@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from servecap.errors import UsageError
+from servecap.errors import ServecapError, UsageError
 from servecap.metrics import Summary, Verdict
 from servecap.run import Run, Status
 
@@ -46,6 +48,21 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """A full disk, or one that is gone, is told in one line.
+
+    Raises:
+        ServecapError: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ServecapError(
+            f"cannot write the report to {str(out)!r} ({error.strerror}): the records are kept"
+        ) from None
+
+
 def run_exit_code(run: Run, summary: Summary) -> int:
     """130 ended early; 4 INVALID; 1 the SLO fails; else 0 (also when UNSURE)."""
     if run.header.status is Status.INTERRUPTED:
@@ -59,8 +76,12 @@ def unused(path: Path) -> Path:
     """*path*, if nothing is there yet.
 
     Raises:
-        UsageError: it exists.
+        UsageError: it exists, or cannot be looked at.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise UsageError(f"--out {str(path)!r} cannot be read: {error.strerror}") from None
+    if used:
         raise UsageError(f"--out {str(path)!r} exists already: name another folder")
     return path

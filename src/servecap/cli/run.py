@@ -77,8 +77,9 @@ def keep(run: Run, summary: Summary, out: Path) -> None:
     from servecap.report import html
     from servecap.store import write_json
 
-    write_json(out / output.SUMMARY, summary)
-    html.write_html(out / "report.html", runs=[(run, summary)])
+    with output.writing(out):
+        write_json(out / output.SUMMARY, summary)
+        html.write_html(out / "report.html", runs=[(run, summary)])
 
 
 def target_spec(given: dict[str, Any]) -> TargetSpec:
