@@ -24,7 +24,9 @@ FUNCTION_LINES_MAX = 60
 
 # Modules below `servecap`; a package stands for all that is in it, unless that is named itself.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "record", "slo", "scenario", "stats", "rand", "run", "cell"}),
+    frozenset(
+        {"", "errors", "record", "slo", "scenario", "schedule", "stats", "rand", "run", "cell"}
+    ),
     frozenset({"workload", "wire", "engine", "metrics", "summarize", "verdict", "steady", "audit"}),
     frozenset({"load"}),
     frozenset(

@@ -8,7 +8,7 @@ from servecap import steady
 from servecap.metrics import Summary, Verdict
 from servecap.record import Record, TokenSource
 from servecap.run import Run
-from servecap.scenario import ClosedLoop
+from servecap.scenario import ClosedLoop, OpenLoop
 
 LAG_P99_MAX_S = 0.020  # later than this and the client, not the server, shapes the arrivals
 LOOP_DELAY_P99_MAX_S = 0.050
@@ -95,6 +95,8 @@ def _drift(run: Run, inside: Sequence[Record]) -> float | None:
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
         return None  # a burst and a drain are never stationary: that is what was asked for
+    if isinstance(load, OpenLoop) and not load.stationary:
+        return None  # the load itself changes, and the answers with it
     return steady.drift([r.e2e_s for r in inside if r.ok])
 
 
@@ -131,7 +133,8 @@ def _answers(run: Run, inside: Sequence[Record]) -> list[str]:
     good = [r for r in inside if r.ok]
     prompt = sum(r.prompt_tokens or 0 for r in good)
     cached = sum(r.cached_tokens or 0 for r in good)
-    if run.scenario.workload.unique and prompt and cached / prompt > CACHED_SHARE_MAX:
+    alike = run.scenario.workload.sessions or not run.scenario.workload.unique
+    if not alike and prompt and cached / prompt > CACHED_SHARE_MAX:
         found.append(
             f"the server took {cached / prompt:.0%} of the prompt tokens from its prefix cache, "
             "though all prompts differ: restart it, switch its cache off, or measure caching "

@@ -50,7 +50,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     window: Window
     users: int | None
-    rate_rps: float | None  # asked, for open-loop load
+    rate_rps: float | None  # asked in the window, for open-loop load
     in_flight_mean: float
     in_flight_max: int
     benchmark_time_s: float  # first send to the last end that counts
@@ -68,6 +68,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     token_sources: dict[str, int]
     checks: tuple[LimitCheck, ...]
     verdict: Verdict
+    scheduled_rps: float | None = None  # open loop: arrivals planned in the window, by its length
+    achieved_rps: float | None = None  # open loop: requests that were sent in it, by its length
+    not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

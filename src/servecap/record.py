@@ -45,6 +45,9 @@ class Outcome(StrEnum):
     CENSORED = "censored"  # still running when the measurement ended
 
 
+NOT_SENT = "not sent:"  # how the error of an arrival beyond the ceiling begins
+
+
 class TokenSource(StrEnum):
     """Where token counts come from, best first."""
 
@@ -71,6 +74,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     session: int | None = None
     turn: int = 0
     prefix_tokens: int | None = None  # leading tokens shared with another request
+    due_s: float | None = None  # when a trace says that it is sent, since the trace's start
+    turns_left: int = 0  # so many of the requests that follow are later turns of its session
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -130,6 +135,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     session: int | None = None
     turn: int = 0
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether it was never sent, since too many were in flight."""
+        return self.outcome is Outcome.REFUSED and (self.error or "").startswith(NOT_SENT)
 
     @property
     def ok(self) -> bool:

@@ -7,16 +7,30 @@ from typing import Literal
 import msgspec
 
 from servecap import slo
+from servecap.schedule import Schedule
 
 Timings = Literal["client", "server", "both"]
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a trace is played: time_scale 10 in a tenth of its time, rate_scale 0.5 half its rows.
+
+    Where `rate_scale` is above 1, rows are repeated: each copy is a request of its own, due at a
+    random time between its row and the next.
+    """
+
+    time_scale: float = 1.0
+    rate_scale: float = 1.0
 
 
 class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which prompts are sent and how long their answers shall be.
 
     `source`: a built-in name (chat-en, chat-zh, docqa-en, docqa-zh, docqa), `fixed:IN/OUT`,
-    or the path of a data set. `output`: "data" asks for exactly the answer length found in the
+    the path of a data set or, with `replay`, of a trace; or a mix of those, "mix:70%A,30%B".
+    `output`: "data" asks for exactly the answer length found in the
     data, "natural" lets the model end by itself, a number asks for exactly that many tokens.
+    `sessions`: all turns of each conversation are sent, one after another with the history.
     """
 
     source: str = "chat-en"
@@ -24,6 +38,36 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     output: str = "data"
     unique: bool = True  # mark each prompt so that no two are equal (no prefix-cache hits)
     tokenizer: str | None = None  # path of a tokenizer.json; None: estimate until the server tells
+    replay: Replay | None = None
+    sessions: bool = False
+
+
+class Exponential(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="exponential"
+):
+    """Think times without memory, in seconds."""
+
+    mean_s: float
+
+
+class Lognormal(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="lognormal"
+):
+    """Think times with a long tail: mean in seconds, and standard deviation over mean."""
+
+    mean_s: float
+    cv: float = 1.0
+
+
+class Measured(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="measured"
+):
+    """Think times drawn, each alike, from those given, in seconds."""
+
+    values_s: tuple[float, ...]
+
+
+Think = Exponential | Lognormal | Measured
 
 
 class ClosedLoop(
@@ -39,6 +83,7 @@ class ClosedLoop(
     `queue`: the classic stop rule, that many requests in all, all users starting at once.
     `each`: the older test, every user sends that many requests and leaves.
     `ramp_s`: users start spread over this time; None: over one cycle (response + mean think).
+    Think times are uniform within `think_s`, unless `think` tells another distribution.
     """
 
     users: int
@@ -46,6 +91,18 @@ class ClosedLoop(
     queue: int | None = None
     each: int | None = None
     ramp_s: float | None = None
+    think: Think | None = None
+
+    @property
+    def think_mean_s(self) -> float:
+        """The mean of the think times."""
+        match self.think:
+            case None:
+                return sum(self.think_s) / 2
+            case Measured(values_s=values_s):
+                return sum(values_s) / len(values_s)
+            case Exponential(mean_s=mean_s) | Lognormal(mean_s=mean_s):
+                return mean_s
 
 
 class OpenLoop(
@@ -56,11 +113,23 @@ class OpenLoop(
     tag_field="kind",
     tag="open",
 ):
-    """Requests arrive at `rate_rps` whatever the server does; each is a user of its own."""
+    """Requests arrive at `rate_rps` whatever the server does; each is a user of its own.
+
+    `arrivals`: gaps that are equal (constant), without memory (poisson), gamma distributed with
+    standard deviation over mean `cv`, or those of the workload's trace (trace; `rate_rps` is then
+    the mean over it). With a `schedule` the rate changes with time.
+    """
 
     rate_rps: float
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant", "gamma", "trace"] = "poisson"
+    cv: float = 1.0
+    schedule: Schedule | None = None
     max_in_flight: int = 20_000
+
+    @property
+    def stationary(self) -> bool:
+        """Whether the load is the same at all times, so that a run under it can settle."""
+        return self.schedule is None and self.arrivals != "trace"
 
 
 Load = ClosedLoop | OpenLoop

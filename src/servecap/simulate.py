@@ -16,6 +16,7 @@ from servecap.engine.engine import Engine, EngineRequest, Step
 from servecap.engine.spec import EngineSpec, build
 from servecap.load import Feed, feed_for
 from servecap.record import (
+    NOT_SENT,
     Arrival,
     Counts,
     Outcome,
@@ -148,7 +149,7 @@ class Simulation:
     def _take(self, now_s: float) -> None:
         for arrival in self._feed.take(now_s):
             if self._ceiling is not None and len(self._flights) >= self._ceiling:
-                why = f"not sent: {self._ceiling} requests were in flight already"
+                why = f"{NOT_SENT} {self._ceiling} requests were in flight already"
                 self._turned_away(arrival, Outcome.REFUSED, why, None)
             else:
                 self._submit(arrival)

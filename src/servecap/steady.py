@@ -14,7 +14,7 @@ import numpy as np
 from servecap import stats, verdict
 from servecap.metrics import Verdict, Window
 from servecap.record import Outcome, Record
-from servecap.scenario import ClosedLoop, Scenario
+from servecap.scenario import ClosedLoop, OpenLoop, Scenario
 
 CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
 DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
@@ -47,6 +47,8 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
         last_s = max((r.end_s for r in records if r.outcome not in _NOT_COUNTED), default=end_s)
         name = "queue" if load.queue is not None else "each"
         return Window(start_s=0.0, end_s=last_s, rule=f"classic: first send to last end ({name})")
+    if isinstance(load, OpenLoop) and not load.stationary:
+        return Window(start_s=0.0, end_s=end_s, rule="the load changes with time: the whole run")
     ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
     if not ended:
         return Window(start_s=0.0, end_s=end_s, rule="no request ended")
@@ -72,7 +74,7 @@ def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Rec
     first: dict[int, float] = {}
     for r in records:
         first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
-    return max(first.values()) + response_s + sum(scenario.load.think_s) / 2
+    return max(first.values()) + response_s + scenario.load.think_mean_s
 
 
 def drift(values: Sequence[float]) -> float | None:
@@ -110,7 +112,7 @@ def little_gap(
     load = scenario.load
     if not isinstance(load, ClosedLoop):
         return None
-    implied = requests_per_s * (response_s + sum(load.think_s) / 2)
+    implied = requests_per_s * (response_s + load.think_mean_s)
     allowed = max(LITTLE_SHARE, LITTLE_NOISE / math.sqrt(max(1, requests)))
     return implied if abs(implied - load.users) > allowed * load.users else None
 
@@ -129,6 +131,7 @@ class Enough:
         self._by_count = isinstance(load, ClosedLoop) and (
             load.queue is not None or load.each is not None
         )
+        self._by_count = self._by_count or (isinstance(load, OpenLoop) and load.arrivals == "trace")
 
     def note(self, record: Record) -> None:
         """One more request has ended."""
@@ -190,4 +193,4 @@ class Enough:
 
     def _think_s(self) -> float:
         load = self._scenario.load
-        return sum(load.think_s) / 2 if isinstance(load, ClosedLoop) else 0.0
+        return load.think_mean_s if isinstance(load, ClosedLoop) else 0.0

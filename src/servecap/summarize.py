@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from servecap import audit, stats, steady, verdict
+from servecap import audit, schedule, stats, steady, verdict
 from servecap.metrics import LimitCheck, Summary, Verdict, Window
 from servecap.record import Outcome, Record
 from servecap.run import Run
-from servecap.scenario import OpenLoop
+from servecap.scenario import OpenLoop, Scenario
 from servecap.slo import Slo
 
 _UNBORN = (Outcome.CENSORED, Outcome.CANCELLED)
@@ -36,7 +36,7 @@ def summarize(run: Run) -> Summary:
     partial = Summary(
         window=window,
         users=scenario.users,
-        rate_rps=scenario.load.rate_rps if isinstance(scenario.load, OpenLoop) else None,
+        rate_rps=_asked_rps(scenario, window),
         in_flight_mean=in_flight_mean,
         in_flight_max=in_flight_max,
         benchmark_time_s=_benchmark_time_s(records, window),
@@ -54,6 +54,9 @@ def summarize(run: Run) -> Summary:
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
         verdict=_verdict(checks, scenario.slo, len(inside), failed),
+        scheduled_rps=_rate_rps((r.planned_s for r in records), scenario, window),
+        achieved_rps=_rate_rps((r.sent_s for r in records if not r.turned_away), scenario, window),
+        not_sent=sum(r.turned_away for r in records),
     )
     reasons, warnings = audit.audit(run, partial, inside)
     return _with_audit(partial, reasons, warnings)
@@ -63,6 +66,26 @@ def _with_audit(summary: Summary, reasons: list[str], warnings: list[str]) -> Su
     fields = {name: getattr(summary, name) for name in summary.__struct_fields__}
     fields |= {"invalid_reasons": tuple(reasons), "warnings": tuple(warnings)}
     return Summary(**fields)
+
+
+def _asked_rps(scenario: Scenario, window: Window) -> float | None:
+    """The rate that the load asked for inside the window; None for users."""
+    load = scenario.load
+    if not isinstance(load, OpenLoop):
+        return None
+    span_s = window.end_s - window.start_s
+    if load.schedule is None or span_s <= 0:
+        return load.rate_rps
+    course = schedule.course(load.rate_rps, load.schedule)
+    return (course.arrivals_by(window.end_s) - course.arrivals_by(window.start_s)) / span_s
+
+
+def _rate_rps(times_s: Iterable[float], scenario: Scenario, window: Window) -> float | None:
+    """How many of these times lie in the window, by its length; None for users."""
+    span_s = window.end_s - window.start_s
+    if not isinstance(scenario.load, OpenLoop) or span_s <= 0:
+        return None
+    return sum(window.start_s <= t < window.end_s for t in times_s) / span_s
 
 
 def _verdict(checks: tuple[LimitCheck, ...], slo: Slo, requests: int, failed: int) -> Verdict:

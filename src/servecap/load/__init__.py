@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from servecap.load.arrivals import OpenArrivals
+from servecap.load.arrivals import OpenArrivals, TraceArrivals
 from servecap.load.feed import Feed
 from servecap.load.users import Users
 from servecap.record import Request
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
 
-__all__ = ["Feed", "OpenArrivals", "Users", "feed_for"]
+__all__ = ["Feed", "OpenArrivals", "TraceArrivals", "Users", "feed_for"]
 
 
 def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_s: float) -> Feed:
@@ -23,5 +23,7 @@ def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_
     match scenario.load:
         case ClosedLoop() as load:
             return Users(load, requests, seed=scenario.seed, response_guess_s=response_guess_s)
+        case OpenLoop(arrivals="trace"):
+            return TraceArrivals(requests)
         case OpenLoop() as load:
             return OpenArrivals(load, requests, seed=scenario.seed)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from servecap import rand
+from servecap.load.think import think_s
 from servecap.record import Arrival, Record, Request
 from servecap.scenario import ClosedLoop
 
@@ -32,6 +35,7 @@ class Users:
         self._requests = requests
         self._think = [rand.stream(seed, "think", user) for user in range(load.users)]
         self._sent = [0] * load.users
+        self._turns: list[deque[Request]] = [deque() for _ in range(load.users)]
         self._left_in_queue = load.queue
         self._active = load.users
         ramp_s = self._ramp_s(response_guess_s)
@@ -43,7 +47,7 @@ class Users:
             return self._load.ramp_s or 0.0
         if self._load.ramp_s is not None:
             return self._load.ramp_s
-        return response_guess_s + sum(self._load.think_s) / 2
+        return response_guess_s + self._load.think_mean_s
 
     def next_s(self) -> float | None:
         return self._due[0][0] if self._due else None
@@ -52,7 +56,7 @@ class Users:
         arrivals: list[Arrival] = []
         while self._due and self._due[0][0] <= now_s:
             due_s, user = heapq.heappop(self._due)
-            request = self._next_request()
+            request = self._next_request(user)
             if request is None:
                 self._active -= 1
                 continue
@@ -60,12 +64,18 @@ class Users:
             arrivals.append(Arrival(request, user, due_s))
         return arrivals
 
-    def _next_request(self) -> Request | None:
+    def _next_request(self, user: int) -> Request | None:
+        """The next turn of the user's session; a new session from the queue when it has ended."""
         if self._left_in_queue is not None:
             if self._left_in_queue == 0:
                 return None
             self._left_in_queue -= 1
-        return next(self._requests, None)
+        if self._turns[user]:
+            return self._turns[user].popleft()
+        request = next(self._requests, None)
+        if request is not None and request.turns_left:
+            self._turns[user].extend(islice(self._requests, request.turns_left))
+        return request
 
     def done(self, record: Record) -> None:
         user = record.user
@@ -75,8 +85,8 @@ class Users:
         if self._left_in_queue == 0:
             self._active -= 1  # nothing left to take: no need to wake up for it
             return
-        think_s = self._think[user].uniform(*self._load.think_s)
-        heapq.heappush(self._due, (record.end_s + think_s, user))
+        pause_s = think_s(self._load, self._think[user])
+        heapq.heappush(self._due, (record.end_s + pause_s, user))
 
     @property
     def finished(self) -> bool:

@@ -183,6 +183,7 @@ def system_table(summary: Summary) -> Table:
             if has_length
             else none,
         ),
+        *_rates(summary),
         ("error_rate", _errors(summary)),
         (
             "requests",
@@ -192,6 +193,19 @@ def system_table(summary: Summary) -> Table:
         ("token counts", _token_sources(summary)),
     ]
     return _facts("System", rows)
+
+
+def _rates(summary: Summary) -> list[tuple[str, str]]:
+    """Open loop: whether the rate that was asked for was also delivered."""
+    if summary.scheduled_rps is None or summary.achieved_rps is None:
+        return []
+    text = (
+        f"asked {units.count(summary.rate_rps)}, scheduled {units.count(summary.scheduled_rps)},"
+        f" achieved {units.count(summary.achieved_rps)} requests/s"
+    )
+    if summary.not_sent:
+        text += f"; {summary.not_sent:,} not sent (too many in flight) count as failures"
+    return [("rate", text)]
 
 
 def _errors(summary: Summary) -> str:

@@ -9,11 +9,11 @@ import math
 
 import msgspec
 
-from servecap import verdict
+from servecap import schedule, verdict
 from servecap.metrics import LimitCheck, Summary, Verdict
 from servecap.report import units
 from servecap.run import Run, Status
-from servecap.scenario import ClosedLoop, Load, OpenLoop
+from servecap.scenario import ClosedLoop, Exponential, Load, Lognormal, Measured, OpenLoop
 from servecap.slo import Slo
 from servecap.stats import Distribution
 
@@ -209,13 +209,28 @@ def _users_phrase(run: Run) -> str:
 def load_phrase(load: Load) -> str:
     """The load in a few words, as a subject: "64 users (think 1 to 3 s)"."""
     match load:
-        case ClosedLoop(users=users, think_s=(low, high), queue=queue, each=each):
+        case ClosedLoop(users=users, queue=queue, each=each):
             stop = f", a queue of {queue}" if queue is not None else ""
             stop += f", {each} each" if each is not None else ""
-            think = f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
-            return f"{units.number_word(users, 'user')} (think {think}{stop})"
+            return f"{units.number_word(users, 'user')} (think {_think(load)}{stop})"
+        case OpenLoop(rate_rps=rate, arrivals="trace"):
+            return f"{rate:.3g} requests/s on average (arrivals of a trace)"
         case OpenLoop(rate_rps=rate, arrivals=arrivals):
-            return f"{rate:g} requests/s ({arrivals} arrivals)"
+            spread = f", cv {load.cv:g}" if arrivals == "gamma" else ""
+            return f"{schedule.text(rate, load.schedule)} ({arrivals} arrivals{spread})"
+
+
+def _think(load: ClosedLoop) -> str:
+    low, high = load.think_s
+    match load.think:
+        case None:
+            return f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
+        case Exponential(mean_s=mean_s):
+            return f"{mean_s:g} s on average, exponential"
+        case Lognormal(mean_s=mean_s, cv=cv):
+            return f"{mean_s:g} s on average, lognormal with cv {cv:g}"
+        case Measured(values_s=values_s):
+            return f"{load.think_mean_s:.3g} s on average, drawn from {len(values_s)} measured"
 
 
 def target_name(run: Run) -> str:
