@@ -27,13 +27,32 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"", "errors", "record", "slo", "scenario", "schedule", "stats", "rand", "run", "cell"}
     ),
-    frozenset({"workload", "wire", "engine", "metrics", "summarize", "verdict", "steady", "audit"}),
+    frozenset(
+        {
+            "workload",
+            "wire",
+            "engine",
+            "metrics",
+            "summarize",
+            "verdict",
+            "steady",
+            "audit",
+            "compare",
+            "differing",
+            "gate",
+        }
+    ),
     frozenset({"load"}),
     frozenset(
         {
             "wire.client",
             "preflight",
             "measure",
+            "pipe",
+            "process",
+            "pulse",
+            "workers",
+            "selftest",
             "probe",
             "simulate",
             "emulate",

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import os
-import platform
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,22 +14,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
-from servecap import __version__, steady
-from servecap.errors import ServecapError, UsageError
+from servecap import __version__, process, steady
+from servecap.errors import ServecapError
 from servecap.load import Feed, feed_for
 from servecap.preflight import Prepared
-from servecap.record import Counts, Outcome, Record, Request, Times
+from servecap.pulse import Pulse, merged
+from servecap.record import NOT_SENT, Counts, Outcome, Record, Request, Times
 from servecap.run import Header, Health, Run, Status
 from servecap.scenario import OpenLoop, Scenario
 from servecap.store import RunWriter
 from servecap.wire.client import Client
 from servecap.wire.clock import Clock
+from servecap.wire.poller import Alarm
+from servecap.workers import LOOK_AHEAD_S, Setup, Workers
 
-TICK_S = 0.05
-_OTHER_FILES = 64  # open files of this process that are no connections
-_OPEN_LOOP_SOCKETS = 20_000
 _T = TypeVar("_T")
 
 
@@ -85,16 +80,18 @@ def measure(
     workload_note: str = "",
     count_tokens: Callable[[str], int] | None = None,
     on_progress: OnProgress | None = None,
+    workers: int = 1,
 ) -> Run:
     """The run that the scenario asks for, stored in *out* record by record.
 
-    Ctrl-C ends it early; what was measured is kept and the run is marked interrupted.
+    Ctrl-C ends it early; what was measured is kept and the run is marked interrupted. With more
+    than one of *workers* the load comes from so many processes of their own.
 
     Raises:
         UsageError: *out* cannot be written, or there are more users than sockets to be had.
         ServecapError: the disk filled up; the finished records are kept.
     """
-    _room_for_sockets(scenario)
+    process.room_for_sockets(scenario)
     header = Header(
         scenario=scenario,
         target=prepared.target,
@@ -102,20 +99,23 @@ def measure(
         servecap_version=__version__,
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         workload_note=workload_note,
-        environment=environment(),
+        environment=process.environment(),
         notes=prepared.notes,
     )
     writer = RunWriter(out, header)
     feed = feed_for(scenario, requests, response_guess_s=response_guess_s)
 
-    async def drive() -> _Driver:
-        driver = _Driver(scenario, prepared, feed, writer, count_tokens, on_progress)
+    setup = Setup(prepared, scenario.timeouts, count_tokens, _new_loop)
+
+    async def drive(crew: Workers | None) -> _Driver:
+        driver = _Driver(scenario, setup, crew, feed, writer, on_progress)
         await driver.run()
         return driver
 
-    with _without_gc():
+    with process.without_gc():
         try:
-            driver = run_async(drive())
+            with _crew(workers, setup) as crew:
+                driver = run_async(drive(crew))
         except BaseException:
             with contextlib.suppress(OSError):
                 writer.close(msgspec.structs.replace(header, status=Status.PARTIAL))
@@ -136,46 +136,14 @@ def measure(
     return Run(header=header, records=driver.records, path=str(out))
 
 
-def environment() -> dict[str, str]:
-    """What of the client machine may matter to the figures."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": str(os.cpu_count()),
-    }
-
-
-def _room_for_sockets(scenario: Scenario) -> None:
-    """Every user may need a socket; the limit on open files is raised as far as it may be."""
-    import resource
-
-    users = scenario.users or 0
-    wanted = _OTHER_FILES + (users or _OPEN_LOOP_SOCKETS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if users > most - _OTHER_FILES:
-        raise UsageError(
-            f"{users} users need as many sockets, but this system allows {most} open files: "
-            f"raise it (ulimit -Hn {users + _OTHER_FILES}), or test with fewer users"
-        )
-
-
 @contextlib.contextmanager
-def _without_gc() -> Iterator[None]:
-    """The garbage collector's pauses would be counted as the server's (98 ms at 4096 streams)."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_on:
-            gc.enable()
+def _crew(workers: int, setup: Setup) -> Iterator[Workers | None]:
+    """The processes of the load; none for a single one, which is this process itself."""
+    if workers < 2:
+        yield None
+        return
+    with contextlib.closing(Workers(workers, setup)) as crew:
+        yield crew
 
 
 class _Driver:
@@ -184,55 +152,66 @@ class _Driver:
     def __init__(
         self,
         scenario: Scenario,
-        prepared: Prepared,
+        setup: Setup,
+        crew: Workers | None,
         feed: Feed,
         writer: RunWriter,
-        count_tokens: Callable[[str], int] | None,
         on_progress: OnProgress | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._scenario = scenario
         self._feed = feed
         self._writer = writer
         self._on_progress = on_progress
         self._enough = steady.Enough(scenario)
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._failure: ServecapError | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = float("inf")
-        self._delays: list[float] = []
+        self._due_s = float("inf")
         self._progress = Progress()
-        self._ticks = 0
         load = scenario.load
         self._ceiling = load.max_in_flight if isinstance(load, OpenLoop) else None
         self.records: list[Record] = []
         self.status = Status.COMPLETE
         self.stop_reason: str | None = None
         self.load_end_s: float | None = None
-        self._cpu_s = time.thread_time()
+        self._crew = crew
+        self._ahead_s = 0.0 if crew is None else LOOK_AHEAD_S
+        self._alarm = Alarm(self._loop, self._wake)
+        self._ticker = Alarm(self._loop, self._tick)
         self._clock = Clock()
-        self._client = Client(
+        self._pulse = Pulse(self._clock.now())
+        self._client = self._own_client(setup) if crew is None else crew
+        if crew is not None:
+            crew.begin(self._loop, self._clock, self._record, self._worker_lost)
+
+    def _own_client(self, setup: Setup) -> Client:
+        return Client(
             self._loop,
             self._clock,
-            prepared.endpoint,
-            prepared.api,
-            model=prepared.target.model,
-            stream=prepared.target.stream,
-            timeouts=scenario.timeouts,
+            setup.prepared.endpoint,
+            setup.prepared.api,
+            model=setup.prepared.target.model,
+            stream=setup.prepared.target.stream,
+            timeouts=setup.timeouts,
             on_record=self._record,
-            count_tokens=count_tokens,
+            count_tokens=setup.count_tokens,
         )
 
     async def run(self) -> None:
         self._loop.set_exception_handler(self._broken)
-        with self._interruptible():
-            self._tick_due_s = self._clock.now() + TICK_S
-            self._loop.call_later(TICK_S, self._tick)
-            self._wake()
-            await self._ended
+        try:
+            with self._interruptible():
+                self._tick_again()
+                self._wake()
+                await self._ended
+        finally:
+            self._alarm.close()
+            self._ticker.close()
         if self._failure is not None:
             raise self._failure
-        self._cpu_s = time.thread_time() - self._cpu_s
+
+    def _worker_lost(self, why: str) -> None:
+        self.status = Status.PARTIAL
+        self._stop(why, Outcome.CANCELLED)
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -267,11 +246,10 @@ class _Driver:
 
     def _wake(self) -> None:
         """Send what is due, and come back when the next request is."""
-        self._timer = None
-        self._timer_s = float("inf")
+        self._due_s = float("inf")
         if self._ended.done():
             return
-        for arrival in self._feed.take(self._clock.now()):
+        for arrival in self._feed.take(self._clock.now() + self._ahead_s):
             if self._ceiling is not None and self._client.in_flight >= self._ceiling:
                 self._turned_away(arrival.request, arrival.user, arrival.planned_s)
             else:
@@ -296,7 +274,7 @@ class _Driver:
                 sent_s=now_s,
                 end_s=now_s,
                 outcome=Outcome.REFUSED,
-                error=f"not sent: {self._ceiling} requests were in flight already",
+                error=f"{NOT_SENT} {self._ceiling} requests were in flight already",
                 chunk_s=Times(),
                 chunk_tokens=Counts(),
             )
@@ -304,14 +282,9 @@ class _Driver:
 
     def _schedule(self) -> None:
         due_s = self._feed.next_s()
-        if due_s is None or due_s >= self._timer_s:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        # The loop's timers count whole milliseconds, rounded: aim so that they are never early.
-        delay_s = max(0.0, due_s - self._clock.now()) + 0.0005
-        self._timer_s = due_s
-        self._timer = self._loop.call_later(delay_s, self._wake)
+        if due_s is not None and due_s < self._due_s:
+            self._due_s = due_s
+            self._alarm.set(self._clock.start_s + due_s - self._ahead_s)
 
     def _record(self, record: Record) -> None:
         """One request has ended."""
@@ -339,18 +312,19 @@ class _Driver:
         if self._ended.done():
             return
         now_s = self._clock.now()
-        self._delays.append(max(0.0, now_s - self._tick_due_s))
-        self._tick_due_s = max(self._tick_due_s + TICK_S, now_s)
-        self._ticks += 1
-        if self._ticks % 4 == 0:
+        self._pulse.beat(now_s)
+        if self._pulse.beats % 4 == 0:
             self._client.sweep()
             reason = self._enough.reason(now_s)
             if reason is not None:
                 self._stop(reason, Outcome.CENSORED)
                 return
-        if self._ticks % 10 == 0:
+        if self._pulse.beats % 10 == 0:
             self._report(now_s)
-        self._loop.call_later(max(0.0, self._tick_due_s - self._clock.now()), self._tick)
+        self._tick_again()
+
+    def _tick_again(self) -> None:
+        self._ticker.set(self._clock.start_s + self._pulse.due_s)
 
     def _report(self, now_s: float) -> None:
         progress = self._progress
@@ -365,23 +339,14 @@ class _Driver:
             return
         self.stop_reason = reason
         self.load_end_s = self._clock.now()
+        self._health = self._pulse.health(self.load_end_s)
         self._ended.set_result(None)
-        if self._timer is not None:
-            self._timer.cancel()
         self._client.end(outcome)
 
     def health(self) -> Health:
-        """How well this process kept up with its own plan."""
-        import psutil
-
-        delays = np.sort(np.asarray(self._delays or [0.0]))
-        wall_s = self.load_end_s or 0.0
-        return Health(
-            loop_delay_p99_s=float(delays[int(0.99 * (len(delays) - 1))]),
-            loop_delay_max_s=float(delays[-1]),
-            cpu_share=self._cpu_s / wall_s if wall_s > 0 else None,
-            rss_bytes=psutil.Process().memory_info().rss,
-            clock="monotonic; receive times from the kernel"
-            if sys.platform == "linux"
-            else "monotonic",
-        )
+        """How well the load's processes kept up with their plan."""
+        if self._crew is None:
+            return self._health
+        parts = self._crew.healths()
+        whole = merged([self._health, *parts], self._crew.failure)
+        return msgspec.structs.replace(whole, processes=len(parts))

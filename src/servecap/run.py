@@ -30,6 +30,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     cpu_share: float | None = None  # of one core, mean over the run
     rss_bytes: int | None = None
     clock: str = "monotonic"
+    processes: int = 1  # of load; with several, delays and CPU are those of the worst
+    failure: str | None = None  # a load process that was lost, which makes the run INVALID
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,15 +13,17 @@ _timespec = struct.Struct("@qq")
 
 
 class Clock:
-    """Seconds since the clock was made, on the monotonic clock.
+    """Seconds since *start_s* of the monotonic clock, which all processes here share.
+
+    Without it the clock starts when it is made.
 
     The kernel stamps packets with wall-clock time. `kernel_s` puts such a stamp on this clock by
     the offset between the two, which `align` measures anew so that a stepped or slewed wall clock
     does no harm.
     """
 
-    def __init__(self) -> None:
-        self.start_s = time.monotonic()
+    def __init__(self, start_s: float | None = None) -> None:
+        self.start_s = time.monotonic() if start_s is None else start_s
         self._wall_at_start_s = 0.0
         self.align()
 
