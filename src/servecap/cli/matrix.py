@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("matrix")
 @click.argument("spec", type=click.Path(dir_okay=False))
+@click.argument("new", required=False, type=click.Path(dir_okay=False))
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-def command(spec: str, **given: Any) -> int:
+def command(spec: str, new: str | None, **given: Any) -> int:
     """Fill the key performance matrix: model x GPU x TP x scenario.
+
+    `servecap matrix init [NEW]` writes a commented spec (matrix.yaml) and a JSON schema beside it,
+    with which editors complete its keys.
 
     SPEC is a YAML file that lists the cells and where each comes from: a URL, a command that
     starts the server, the embedded emulator, the engine model alone, or a table of measured
@@ -52,12 +56,17 @@ def command(spec: str, **given: Any) -> int:
 
     \b
     Examples:
+      servecap matrix init
       servecap matrix spec.yaml --dry-run
       servecap matrix spec.yaml && servecap plan spec --users 10000
     """
     from servecap.matrix import fill
     from servecap.matrix import spec as specs
 
+    if spec == "init":
+        return _init(Path(new or "matrix.yaml"))
+    if new is not None:
+        raise UsageError(f"{new!r} is one too many: one spec at a time")
     loaded = specs.load(Path(spec))
     out = Path(given["out"]) if given["out"] else Path(spec).with_suffix("")
     if out == Path(spec):
@@ -75,6 +84,14 @@ def command(spec: str, **given: Any) -> int:
     return 1 if left else 0
 
 
+def _init(path: Path) -> int:
+    from servecap.matrix.schema import write_starter
+
+    spec, schema = write_starter(path)
+    click.echo(f"written: {spec}, {schema}\nnext: servecap matrix {spec} --dry-run")
+    return 0
+
+
 def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool) -> list[Cell]:
     """The spec's cells, filled as far as they can be; what happens is told on stderr."""
     from servecap.matrix import fill
@@ -90,29 +107,56 @@ def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool)
 
 def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool) -> None:
     from servecap.matrix import files
+    from servecap.matrix.compare import conclusions
     from servecap.report import html
+    from servecap.report.table import bullet
 
     files.write(out / "matrix.csv", cells)
+    files.write(out / "matrix.md", cells)
     html.write_html(out / "report.html", cells=cells, title="Key performance matrix")
     if as_json:
         click.echo(files.to_json(cells))
         return
     click.echo(files.to_markdown(cells), nl=False)
+    words = conclusions(cells)
+    if words:
+        click.echo("\nScenarios side by side")
+        for text in words:
+            click.echo("\n".join(bullet(text)))
     click.echo(
         f"\n{len(cells)} of {len(spec.imported) + len(spec.jobs)} cells are filled; "
-        f"kept in {out}: report.html, matrix.csv\n"
+        f"kept in {out}: report.html, matrix.csv, matrix.md\n"
         f"next: servecap plan {out} --users 10000"
     )
 
 
 def _dry_run(spec: Spec, out: Path, only: tuple[str, ...]) -> None:
     from servecap.matrix.fill import survey
+    from servecap.matrix.order import estimate_s
 
+    total_s = 0.0
     for cell in spec.imported:
         click.echo(f"imported  {cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}")
     for todo in survey(spec, out, only=only):
         note = f"  ({todo.note})" if todo.note else ""
-        click.echo(f"{todo.state:8}  {todo.job.name}{note}")
+        takes = ""
+        if todo.state != "done":
+            seconds = estimate_s(todo.job)
+            total_s += seconds
+            takes = f", about {_duration(seconds)}"
+        click.echo(f"{todo.state:8}  {todo.job.name}{takes}{note}")
+    if total_s:
+        click.echo(
+            f"\nabout {_duration(total_s)} in all, if latencies are at the SLO's limits, answers "
+            "have 200 tokens and a cell carries 128 users"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _say(event: Event, quiet: bool) -> None:

@@ -64,23 +64,32 @@ def to_json(cells: Iterable[Cell]) -> str:
 
 def to_markdown(cells: Iterable[Cell]) -> str:
     """The cells as a Markdown table for people; unknown figures read "n/a"."""
-    head = ("model", "GPU", "TP", "scenario", "users", "TTFT, s", "TPOT, ms", "errors",
-            "requests/s", "output tokens/s", "source")  # fmt: skip
+    head = ("model", "GPU", "TP", "scenario", "context", "output", "users", "TTFT, s", "TPOT, ms",
+            "requests/s", "output tokens/s", "errors", "limited by", "source")  # fmt: skip
     rows = [head, tuple("---" for _ in head), *map(_markdown_row, cells)]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def _markdown_row(cell: Cell) -> tuple[str, ...]:
-    users = "n/a" if cell.capacity is None else str(cell.capacity.users)
     memory = "" if cell.gpu_memory_gb is None else f" {cell.gpu_memory_gb:g} GB"
-    texts = (cell.model, cell.gpu + memory, str(cell.tp), cell.scenario, users)
     tpot_ms = None if cell.tpot_s is None else cell.tpot_s * 1e3
     errors = None if cell.error_rate is None else cell.error_rate * 100
-    figures = (
-        _figure(cell.ttft_s), _figure(tpot_ms), _figure(errors, "%"),
-        _figure(cell.requests_per_s), _figure(cell.output_tokens_per_s),
+    limit = None if cell.capacity is None else cell.capacity.limited_by
+    row = (
+        cell.model, cell.gpu + memory, str(cell.tp), cell.scenario,
+        _figure(cell.avg_context_tokens), _figure(cell.avg_output_tokens), _users(cell),
+        _figure(cell.ttft_s), _figure(tpot_ms), _figure(cell.requests_per_s),
+        _figure(cell.output_tokens_per_s), _figure(errors, "%"), limit or "n/a", cell.origin,
     )  # fmt: skip
-    return tuple(text.replace("|", "\\|") for text in (*texts, *figures, cell.origin))
+    return tuple(text.replace("|", "\\|") for text in row)
+
+
+def _users(cell: Cell) -> str:
+    """The users, and up to how many there might be: "45 (up to 47)"."""
+    if cell.capacity is None:
+        return "n/a"
+    users, high = cell.capacity.users, cell.capacity.users_high
+    return f"{users} (up to {high})" if high is not None and high > users else str(users)
 
 
 def _figure(value: float | None, unit: str = "") -> str:

@@ -18,6 +18,7 @@ from servecap.errors import ServecapError, UsageError
 from servecap.matrix import journal, launch
 from servecap.matrix.job import CellJob, Command, digest, imported_place
 from servecap.matrix.journal import GONE, JOURNAL, Entry
+from servecap.matrix.order import teaching_order
 from servecap.matrix.spec import Spec
 from servecap.matrix.table import describe
 from servecap.workload.source import load as load_workload
@@ -49,7 +50,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def survey(spec: Spec, out: Path, *, only: Sequence[str] = ()) -> list[Todo]:
-    """How each cell that is to be run stands in the folder; nothing is started.
+    """How each cell that is to be run stands in the folder, in the order in which they run.
+
+    Nothing is started.
 
     Args:
         only: `key=pattern` terms (keys: model, gpu, tp, scenario; `*` in patterns); terms of one
@@ -57,7 +60,7 @@ def survey(spec: Spec, out: Path, *, only: Sequence[str] = ()) -> list[Todo]:
     Raises:
         UsageError: a term cannot be read or nothing fits, or the folder holds something else.
     """
-    wanted = _wanted(spec, only)
+    wanted = teaching_order(_wanted(spec, only))
     entries = journal.read_journal(out / JOURNAL)
     last = {entry.place: entry for entry in journal.latest(entries)}
     found = {entry.key for entry in entries if entry.cell is not None}

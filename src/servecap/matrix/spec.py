@@ -7,7 +7,6 @@ import math
 import shlex
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +20,6 @@ from servecap.errors import UsageError
 from servecap.matrix.document import Document, Path_, read
 from servecap.matrix.files import read as read_cells
 from servecap.matrix.job import (
-    PLACEHOLDERS,
     CellJob,
     Command,
     Emulate,
@@ -29,10 +27,10 @@ from servecap.matrix.job import (
     Source,
     Url,
     imported_place,
-    placeholders,
 )
 from servecap.matrix.settings import Settings, api_of, bounds_of, merge, scenario_of
 from servecap.matrix.table import Table
+from servecap.matrix.texts import check_text, check_texts
 from servecap.scenario import WorkloadSpec
 
 VERSION = 1
@@ -247,7 +245,7 @@ def _job(
     settings = merge(file.defaults, named or Settings(workload=name), entry.settings)
     if settings.served_model is not None:
         where = _where(document, path, name, "served_model")
-        _check_text(document, where, settings.served_model, but=("host", "port"))
+        check_text(document, where, settings.served_model, but=("host", "port"))
     try:
         bounds = bounds_of(settings)
         scenario = scenario_of(settings, bounds, folder)
@@ -267,7 +265,7 @@ def _job(
         gpu_memory_gb=entry.gpu_memory_gb,
         interconnect=entry.interconnect,
     )
-    _check_texts(document, job, path)
+    check_texts(document, job, path)
     if settings.served_model is None:
         return job
     return msgspec.structs.replace(job, served_model=settings.served_model.format(**job.values()))
@@ -361,44 +359,3 @@ def _emulator(
     except UsageError as error:
         raise document.error(where, str(error)) from None
     return config
-
-
-def _check_texts(document: Document, job: CellJob, path: Path_) -> None:
-    """Every text with placeholders can be filled in, and every URL is one."""
-    match job.source:
-        case Url(url=url):
-            _check_url(document, job, (*path, "url"), url, but=("host", "port"))
-        case Command() as command:
-            for word in command.command:
-                _check_text(document, (*path, "command"), word)
-            for name, value in command.env.items():
-                _check_text(document, (*path, "env", name), value)
-            _check_url(document, job, (*path, "url"), command.url)
-            _check_url(document, job, (*path, "ready"), command.ready)
-
-
-def _check_text(document: Document, path: Path_, text: str, *, but: tuple[str, ...] = ()) -> None:
-    allowed = [name for name in PLACEHOLDERS if name not in but]
-    try:
-        wrong = placeholders(text) - set(allowed)
-    except ValueError as error:
-        raise document.error(path, f"{text!r}: {error} (write {{{{ for a brace)") from None
-    if wrong:
-        names = ", ".join(f"{{{name}}}" for name in sorted(wrong))
-        raise document.error(
-            path, f"{text!r} holds {names}; known: {', '.join(allowed)} (write {{{{ for a brace)"
-        )
-
-
-def _check_url(
-    document: Document, job: CellJob, path: Path_, text: str, *, but: tuple[str, ...] = ()
-) -> None:
-    _check_text(document, path, text, but=but)
-    url = text.format(**job.values("127.0.0.1", 1))
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        raise document.error(path, f"{url!r} is no URL like http://host:8000")
