@@ -15,6 +15,7 @@ LOOP_DELAY_P99_MAX_S = 0.050
 CPU_SHARE_MAX = 0.90
 CACHED_SHARE_MAX = 0.20
 OUTPUT_SHORT_SHARE = 0.90
+RATE_LIMITED_SHARE_MAX = 0.01
 
 
 def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -28,13 +29,15 @@ def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[st
         return [_empty(summary)], []
     change = _drift(run, inside)
     unsettled = [*_drifts(change), *_little(run, summary)]
-    if change is not None and change > 0 and summary.verdict is Verdict.FAIL:
+    rising = change is not None and change > 0 and summary.verdict is Verdict.FAIL
+    if rising or steady.given_up(summary.window):
         # What fails now and still gets slower fails in steady state all the more.
         unsettled = []
     reasons = [
         *_client_limited(run, summary),
         *_population(run, summary),
         *unsettled,
+        *_limited(summary),
         *_answers(run, inside),
         *_timings(run, summary),
     ]
@@ -62,11 +65,13 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
         found.append(f"the event loop ran {health.loop_delay_p99_s * 1e3:.0f} ms late (p99)")
     if health.cpu_share is not None and health.cpu_share > CPU_SHARE_MAX:
         found.append(f"the client used {health.cpu_share:.0%} of a core")
+    lost = [] if health.failure is None else [f"client_failed: {health.failure}: run again"]
     if not found:
-        return []
+        return lost
     return [
-        f"client_limited: {'; '.join(found)}. "
-        "Give the client more CPU, or a machine of its own, or fewer users"
+        *lost,
+        f"client_limited: {'; '.join(found)}. Give the client more processes (--workers, now "
+        f"{health.processes}), more CPU or a machine of its own, or fewer users",
     ]
 
 
@@ -125,6 +130,17 @@ def _little(run: Run, summary: Summary) -> list[str]:
         f"Little's law does not hold: {summary.qps:.3g} requests/s x "
         f"({e2e.mean:.3g} s response + think) is {implied:.1f} users, not {load.users}: "
         "the load was not steady; run longer"
+    ]
+
+
+def _limited(summary: Summary) -> list[str]:
+    """A server that turns requests away by a rule of its own was not measured, its rule was."""
+    share = summary.errors.get("http_429", 0) / summary.requests if summary.requests else 0.0
+    if share <= RATE_LIMITED_SHARE_MAX:
+        return []
+    return [
+        f"rate limited: {share:.0%} of the requests were answered with 429: the endpoint's own "
+        "limit was met, not its capacity; raise that limit, or ask for a higher one"
     ]
 
 

@@ -13,6 +13,7 @@ from servecap.preflight import Prepared, prepare
 from servecap.run import Run
 from servecap.scenario import Scenario, Timeouts, WorkloadSpec
 from servecap.wire.endpoint import Security, resolve
+from servecap.workers import wanted
 from servecap.workload import source, tokens
 
 _NATURAL_TOKENS = 200  # assumed for the ramp only, where an answer's length is the model's choice
@@ -33,11 +34,16 @@ class Bench:
     """A prepared server, a loaded workload, and where runs are kept."""
 
     def __init__(
-        self, prepared: Prepared, workload: source.Workload, tokenizer: str | None
+        self,
+        prepared: Prepared,
+        workload: source.Workload,
+        tokenizer: str | None,
+        workers: int | None = None,
     ) -> None:
         self.prepared = prepared
         self.workload = workload
         self._tokenizer = tokenizer
+        self._workers = workers
 
     def run(self, scenario: Scenario, out: Path, on_progress: OnProgress | None = None) -> Run:
         """The scenario measured on the server, kept in *out*.
@@ -54,6 +60,7 @@ class Bench:
             workload_note=self.workload.note,
             count_tokens=self._counter(),
             on_progress=on_progress,
+            workers=self._workers or wanted(scenario),
         )
 
     def _output_tokens(self) -> float:
@@ -65,10 +72,17 @@ class Bench:
         return tokens.counter(self._tokenizer).count if self._tokenizer else None
 
 
-def open_bench(target: TargetSpec, workload: WorkloadSpec, timeouts: Timeouts) -> Bench:
+def open_bench(
+    target: TargetSpec,
+    workload: WorkloadSpec,
+    timeouts: Timeouts,
+    *,
+    workers: int | None = None,
+) -> Bench:
     """The workload loaded, and the server found to answer one request.
 
-    The workload comes first: its errors are found without touching the server.
+    The workload comes first: its errors are found without touching the server. `workers`
+    processes make the load; None: as many as each scenario is worth.
 
     Raises:
         UsageError: the workload or the target cannot be read.
@@ -86,4 +100,4 @@ def open_bench(target: TargetSpec, workload: WorkloadSpec, timeouts: Timeouts) -
             timeouts=timeouts,
         )
     )
-    return Bench(prepared, loaded, workload.tokenizer)
+    return Bench(prepared, loaded, workload.tokenizer, workers)

@@ -52,7 +52,9 @@ def command(**given: Any) -> int:
 
     scenario = options.scenario(given, options.closed_loop(given, given["start"]))
     out = output.unused(output.folder(given["out"], "find"))
-    bench = open_bench(target_spec(given), scenario.workload, scenario.timeouts)
+    bench = open_bench(
+        target_spec(given), scenario.workload, scenario.timeouts, workers=given["workers"]
+    )
     result, runs = search_with(
         bench,
         scenario,

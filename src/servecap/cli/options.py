@@ -32,6 +32,22 @@ class Range(click.ParamType[tuple[float, float]]):
         return pair
 
 
+class Workers(click.ParamType[int | None]):
+    """A number of processes, or auto (None)."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        if value is None or value == "auto":
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= _WORKERS_MAX:
+            self.fail(f"{value!r} is neither auto nor a number of processes from 1", param, ctx)
+        return int(value)
+
+
+_WORKERS_MAX = 256
+
+
 def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     def apply(command: F) -> F:
         for option in reversed(options):
@@ -57,6 +73,13 @@ target_options = _stack(
     ),
     click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
     click.option("--ca-file", type=click.Path(dir_okay=False), help="CA certificates to trust."),
+    click.option(
+        "--workers",
+        type=Workers(),
+        default="auto",
+        show_default=True,
+        help="Processes that make the load.",
+    ),
 )
 
 workload_options = _stack(

@@ -51,7 +51,9 @@ def command(**given: Any) -> int:
 
     scenario = options.scenario(given, _load(given))
     out = output.unused(output.folder(given["out"], "run"))
-    bench = open_bench(target_spec(given), scenario.workload, scenario.timeouts)
+    bench = open_bench(
+        target_spec(given), scenario.workload, scenario.timeouts, workers=given["workers"]
+    )
     quiet = given["quiet"]
     for note in bench.prepared.notes:
         progress.say(f"note: {note}", quiet=quiet)
