@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from servers import MOST_USERS, Floats, Server
 
-from servecap.search.evidence import least_requests, of_values
+from servecap.search.evidence import at_least, least_requests, of_values
 from servecap.search.machine import Search
 from servecap.slo import Limit
 from servecap.stats import percentile
@@ -65,15 +65,25 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
     while (asked := search.ask()) is not None:
         users = asked.load
         requests = max(asked.requests, math.ceil(CYCLES * users))
-        values = meter.level(users, requests, cold_cycles=COLD_CYCLES)
-        margins = [of_values(limit, values[limit.metric].tolist()) for limit in server.limits]
-        search.tell(users, [m for m in margins if m is not None], requests)
-    found = search.estimate()
-    assert found is not None
-    return meter.answer(found.best, found.low, found.high)
+        hopeless = server.mean_ttft_s(users) > GIVEN_UP * server.limits[0].at_most_s
+        if hopeless:  # given up in the ramp, after a few requests
+            requests = LEAST
+        values = meter.level(users, requests, cold_cycles=0.5 if hopeless else COLD_CYCLES)
+        found = [of_values(limit, values[limit.metric].tolist()) for limit in server.limits]
+        margins = [m for m in found if m is not None]
+        if hopeless:
+            margins = [at_least(m) for m in margins if m.value > 0]
+        search.tell(users, margins, requests)
+    answer = search.estimate()
+    assert answer is not None
+    return meter.answer(answer.best, answer.low, answer.high)
 
 
-COLD_CYCLES = 2.0  # ramp-in and one more, before the window
+COLD_GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
+LEAST = 60
+CYCLES = 2.0  # ramp-in and one more, before the window
+GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
+LEAST = 60
 CYCLES = 2.0  # the window's least length
 
 

@@ -139,8 +139,8 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """When there is enough: `requests` ended in the stationary window, or `duration_s` passed.
 
     `duration_s` given: the run lasts exactly that long. Otherwise it goes on until the window
-    holds `requests` requests and two cycles, at most until `max_duration_s`; with `decide`, until
-    it also tells whether the SLO holds, looking at 1, 2 and at last 4 times `requests`.
+    holds `requests` requests and two cycles, at most until `max_duration_s`; with `decide` it ends
+    earlier where the SLO is broken by far and nothing recovers.
     """
 
     requests: int = 250

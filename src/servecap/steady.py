@@ -15,6 +15,7 @@ from servecap import stats, verdict
 from servecap.metrics import Verdict, Window
 from servecap.record import Outcome, Record
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
+from servecap.slo import Limit
 
 CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
 DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
@@ -23,6 +24,9 @@ LITTLE_SHARE = 0.10  # of the users: a larger gap means that the window was not 
 LITTLE_NOISE = 2.0  # the gap allowed for n requests is this over root n, if that is more
 HOPELESS = 20  # requests that all fail before a run gives up
 DEAD = 1000  # failures in a row, at any time: without think time a dead server gets 10,000 a second
+HOPELESS_LEAST = 40  # requests that must show that there is no hope
+FAR_ABOVE = 1.5  # times its limit: a mean there is no matter of noise or of an overshoot
+_GIVEN_UP = "given up"
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -33,6 +37,51 @@ def counted(records: Sequence[Record], window: Window) -> list[Record]:
         for r in records
         if r.outcome not in _NOT_COUNTED and window.start_s <= r.end_s <= window.end_s
     ]
+
+
+def given_up(window: Window) -> bool:
+    """Whether the run was ended early because its load was far beyond what the SLO allows."""
+    return window.rule.startswith(_GIVEN_UP)
+
+
+def hopeless(records: Sequence[Record], scenario: Scenario) -> list[Record]:
+    """Requests that show a limit broken by far and not recovering; empty where none do.
+
+    *records* ended in that order. Only requests that were due after the ramp count, since a ramp
+    may overshoot. The SLO is broken by far when, in the later half of them, a mean lies surely
+    above `FAR_ABOVE` times its limit, or surely too many of them lie above that, or surely too
+    many failed; and when the last quarter is no better than the one before it. What runs over
+    and still rises has no steady state to wait for.
+    """
+    first: dict[int, float] = {}
+    for r in records:
+        first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
+    if isinstance(scenario.load, ClosedLoop):
+        if len(first) < scenario.load.users:
+            return []
+        ramped_s = max(first.values())
+        records = [r for r in records if r.planned_s >= ramped_s]
+    tail = [r for r in records if r.outcome not in _NOT_COUNTED]
+    tail = tail[len(tail) // 2 :]
+    if len(tail) < HOPELESS_LEAST:
+        return []
+    broken = any(_far_above(limit, tail, scenario) for limit in scenario.slo.limits)
+    failed, _, _ = verdict.check_errors(scenario.slo, len(tail), sum(not r.ok for r in tail))
+    return tail if broken or failed is Verdict.FAIL else []
+
+
+def _far_above(limit: Limit, tail: Sequence[Record], scenario: Scenario) -> bool:
+    value = verdict.value_of(limit.metric, server=scenario.timings == "server")
+    seen = [v for r in tail if r.ok and (v := value(r)) is not None]
+    if len(seen) < HOPELESS_LEAST or float(np.mean(seen[len(seen) // 2 :])) < float(
+        np.mean(seen[: len(seen) // 2])
+    ):
+        return False
+    far = Limit(limit.metric, limit.statistic, FAR_ABOVE * limit.at_most_s)
+    check = verdict.check(
+        far, tail, server=scenario.timings == "server", confidence=DRIFT_CONFIDENCE
+    )
+    return check.verdict is Verdict.FAIL
 
 
 def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Window:
@@ -54,6 +103,9 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
         return Window(start_s=0.0, end_s=end_s, rule="no request ended")
     if not any(r.ok for r in ended):  # given up at once, mostly: nothing to settle
         return Window(start_s=0.0, end_s=end_s, rule="no request succeeded: the whole run")
+    if scenario.stop.decide and (over := hopeless(ended, scenario)):
+        rule = f"{_GIVEN_UP}: far beyond the SLO and not recovering"
+        return Window(start_s=over[0].end_s, end_s=end_s, rule=rule)
     ramped_s = _ramped_s(records, scenario, ended)
     after = [r for r in ended if r.end_s >= ramped_s]
     skip = stats.mser5([r.e2e_s for r in after if r.ok])
@@ -125,7 +177,7 @@ class Enough:
         self._records: list[Record] = []
         self._look_again = scenario.stop.requests
         load = scenario.load
-        self._next_look = scenario.stop.requests
+        self._look_for_hope = 2 * HOPELESS_LEAST
         self._failed_in_a_row = 0
         self._one_was_well = False
         self._by_count = isinstance(load, ClosedLoop) and (
@@ -152,6 +204,10 @@ class Enough:
             return f"the longest time allowed ({stop.max_duration_s:g} s) passed"
         if self._by_count:
             return None  # the feed runs dry by itself
+        if stop.decide and len(self._records) >= self._look_for_hope:
+            self._look_for_hope = len(self._records) + max(10, len(self._records) // 10)
+            if hopeless(self._records, self._scenario):
+                return f"{_GIVEN_UP}: far beyond the SLO and not recovering"
         if len(self._records) < self._look_again:
             return None
         # Looking costs time in proportion to the records, so look when there are 10% more.
@@ -173,23 +229,7 @@ class Enough:
         qps = len(inside) / (window.end_s - window.start_s)
         if little_gap(self._scenario, qps, float(np.mean(response_s)), len(inside)) is not None:
             return None  # a wave of users that think and send together is cut in the middle
-        if self._scenario.stop.decide and not self._decided(inside):
-            return None
         return f"{len(inside)} requests ended in a stationary window"
-
-    def _decided(self, inside: Sequence[Record]) -> bool:
-        """Whether the SLO's verdict is settled, or the last look has been taken.
-
-        Looks are few (at n, 2n, 4n requests) and each is stricter for it: to stop at the first
-        favourable moment of many would be to choose the answer.
-        """
-        if len(inside) < self._next_look:
-            return False
-        self._next_look *= 2
-        if self._next_look > 2 ** (verdict.LOOKS - 1) * self._scenario.stop.requests:
-            return True
-        checks = verdict.check_all(self._scenario, inside)
-        return verdict.overall([c.verdict for c in checks]) is not Verdict.UNSURE
 
     def _think_s(self) -> float:
         load = self._scenario.load

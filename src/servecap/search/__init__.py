@@ -1,25 +1,29 @@
-"""The most users for whom the SLO holds: widen until a level fails, then halve the bracket.
+"""The most users for whom the SLO holds: an interval at a confidence, from a few valid levels.
 
-Only valid runs decide. A level whose interval straddles a limit stays UNSURE: it is neither
-counted as held nor as broken, so it ends up inside the capacity's interval.
+Every level's margins to every limit go into one curve per limit (`curve`); where the first of
+them is crossed is the capacity, and the next level is where that tells most (`machine`). Only
+valid runs count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from servecap import rand
+from servecap import rand, steady
 from servecap.cell import Capacity
 from servecap.errors import InvalidRun, UsageError
 from servecap.metrics import LimitCheck, Summary, Verdict
-from servecap.run import Probe, Status
+from servecap.run import Probe, Run, Status
 from servecap.scenario import ClosedLoop, Scenario
+from servecap.search.evidence import Margin, at_least, least_requests, margins
+from servecap.search.machine import CONFIDENCE, Ask, Estimate, Search
 from servecap.summarize import summarize
-from servecap.verdict import CONFIDENCE
 
-_FAR = 0.25  # below this share of every limit, the next level is four times as large
+__all__ = ["Estimate", "Level", "Margin", "Search", "SearchResult", "find", "limiting"]
+
+_LEAST_S = 1.0  # of the budget: with less there is no point in starting another level
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +35,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     summary: Summary
     why: str  # the level was chosen, and what decided it
     run_path: str | None = None
+    margins: tuple[Margin, ...] = ()
+    spent_s: float = 0.0  # seconds that the level took, from its first request on
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,64 +47,25 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     scenario: Scenario
     stop_reason: str
     interrupted: bool = False  # by the user: the capacity is what was known until then
+    estimate: Estimate | None = None
+    unsure: str | None = None  # why the interval is wider than asked for, and what would narrow it
 
     @property
     def at_capacity(self) -> Level | None:
-        """The largest level that held; None if not even one user could be served."""
-        held = [x for x in self.levels if x.valid and x.verdict is Verdict.PASS]
+        """The level that shows the service at its capacity.
+
+        The largest valid one within the interval that did not fail; None if there is none.
+        """
+        high = self.capacity.users_high
+        held = [
+            x
+            for x in self.levels
+            if x.valid
+            and x.verdict is not Verdict.FAIL
+            and (x.verdict is Verdict.PASS or self.capacity.users > 0)
+            and (high is None or x.users <= max(high, self.capacity.users))
+        ]
         return max(held, key=lambda x: x.users, default=None)
-
-
-class Search:
-    """A machine: `ask` names the next level to try, `tell` takes what was found there.
-
-    Holding is taken to be monotone in users: below a level that held nothing is tried, nor above
-    one that failed. `precision` is the width of the bracket at which it is narrow enough, as a
-    share of the users that are held.
-    """
-
-    def __init__(self, *, start: int, max_users: int, precision: float) -> None:
-        if not 1 <= start <= max_users:
-            raise UsageError(f"--start {start} must lie within 1 and --max-users {max_users}")
-        if not 0 < precision < 1:
-            raise UsageError(f"--precision {precision:g} must lie within 0 and 1 (5% is 0.05)")
-        self._next = start
-        self._max = max_users
-        self._precision = precision
-        self.held = 0  # nobody is always served within the SLO
-        self.failed: int | None = None
-        self._unsure: list[int] = []
-
-    def ask(self) -> tuple[int, str] | None:
-        """The next level and why it is tried; None when the bracket is narrow enough."""
-        if self.failed is None:
-            above = [u for u in self._unsure if u > self.held]
-            if above and self._next <= above[-1]:
-                self._next = above[-1] * 2
-            if self.held >= self._max or (above and above[-1] >= self._max):
-                return None
-            return min(self._next, self._max), "no level has failed yet"
-        points = [self.held, *(u for u in self._unsure if u > self.held), self.failed]
-        # The lower edge first: it is the number that is promised. What lies between two unsure
-        # levels would be unsure as well.
-        edges = dict.fromkeys([(points[0], points[1]), (points[-2], points[-1])])
-        for low, high in edges:
-            if high - low > max(1, self._precision * self.held):
-                return (low + high) // 2, f"between {low} and {high}"
-        return None
-
-    def tell(self, users: int, verdict: Verdict, *, far: bool = False) -> None:
-        """The level's verdict; *far*: every limit was kept by a wide margin."""
-        match verdict:
-            case Verdict.PASS:
-                self.held = max(self.held, users)
-                self._next = users * (4 if far else 2)
-            case Verdict.FAIL:
-                self.failed = users if self.failed is None else min(self.failed, users)
-            case Verdict.UNSURE:
-                self._unsure = sorted({*self._unsure, users})
-        if self.failed is not None:
-            self._unsure = [u for u in self._unsure if u < self.failed]
 
 
 def find(
@@ -108,97 +75,193 @@ def find(
     start: int = 8,
     max_users: int = 10_000,
     precision: float = 0.05,
+    confidence: float = CONFIDENCE,
+    budget_s: float | None = None,
     on_level: Callable[[Level], None] = lambda _: None,
 ) -> SearchResult:
     """The capacity of whatever *probe* measures, under the scenario's SLO.
 
     Each level has prompts and think times of its own (seeds derived from the scenario's), so that
-    no level finds its prompts in a prefix cache.
+    no level finds its prompts in a prefix cache. Ctrl-C during a level ends the search; its
+    result holds what was known by then.
 
-    Ctrl-C during a level ends the search; its result holds what was known by then.
-
+    Args:
+        precision: width of the interval, as a share of the capacity, that is narrow enough.
+        confidence: chance that the interval holds the capacity.
+        budget_s: seconds of measuring after which the search says what it knows.
     Raises:
         InvalidRun: no level could be believed, so nothing can be said.
-        UsageError: start, max_users or precision make no sense.
+        UsageError: start, max_users, precision or confidence make no sense.
     """
     if not isinstance(scenario.load, ClosedLoop):
         raise UsageError("find searches for users: it needs the closed loop, not --rate")
-    search = Search(start=start, max_users=max_users, precision=precision)
-    levels: list[Level] = []
-    stop_reason = "the bracket is narrow enough"
-    while (asked := search.ask()) is not None:
-        users, why = asked
-        level = _try(probe, scenario, users, why, attempt=len(levels))
-        if level is not None and not level.valid:
-            levels.append(level)
-            on_level(level)
-            level = _try(probe, scenario, users, "again, the first was invalid", len(levels))
-        if level is None:
-            return SearchResult(
-                capacity=_capacity(search, levels),
-                levels=tuple(levels),
-                scenario=scenario,
-                stop_reason=f"ended by Ctrl-C while {users} users were tried",
-                interrupted=True,
-            )
-        levels.append(level)
-        on_level(level)
-        if not level.valid:
-            reasons = "; ".join(level.summary.invalid_reasons)
-            if search.held == 0:
-                raise InvalidRun(f"no capacity can be told: {users} users, INVALID: {reasons}")
-            stop_reason = f"{users} users cannot be measured: {reasons}"
-            break
-        search.tell(users, level.verdict, far=_far(level.summary))
-    if search.failed is None and stop_reason.startswith("the bracket"):
-        stop_reason = f"no level up to --max-users {max_users} failed"
-    return SearchResult(
-        capacity=_capacity(search, levels),
-        levels=tuple(levels),
-        scenario=scenario,
-        stop_reason=stop_reason,
+    if budget_s is not None and not budget_s > 0:
+        raise UsageError(f"--budget {budget_s:g} s must be more than 0 s")
+    search = Search(
+        start=start,
+        most=max_users,
+        precision=precision,
+        confidence=confidence,
+        requests=scenario.stop.requests,
+        least=min(least_requests(scenario.slo.limits), 2 * scenario.stop.requests),
+        seed=rand.derive(scenario.seed, "search"),
     )
+    hunt = _Hunt(probe, scenario, search, budget_s, on_level)
+    hunt.run()
+    return hunt.result()
 
 
-def _try(probe: Probe, scenario: Scenario, users: int, why: str, attempt: int) -> Level | None:
-    """The level measured; None if the user ended it early, for it then tells nothing."""
-    assert isinstance(scenario.load, ClosedLoop)
-    run = probe(
-        msgspec.structs.replace(
-            scenario,
-            load=msgspec.structs.replace(scenario.load, users=users),
-            stop=msgspec.structs.replace(scenario.stop, decide=True),
-            seed=rand.derive(scenario.seed, "probe", attempt),
+class _Hunt:
+    """Takes the search from level to level, until it, the budget or the user ends it."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        scenario: Scenario,
+        search: Search,
+        budget_s: float | None,
+        on_level: Callable[[Level], None],
+    ) -> None:
+        self._probe = probe
+        self._scenario = scenario
+        self._search = search
+        self._budget_s = budget_s
+        self._on_level = on_level
+        self._levels: list[Level] = []
+        self._stop_reason = ""
+        self._barred = ""
+        self._interrupted = False
+
+    def run(self) -> None:
+        while (asked := self._search.ask()) is not None:
+            left_s = self._left_s()
+            if left_s is not None and left_s < _LEAST_S:
+                self._stop_reason = f"the budget of {self._budget_s:g} s is spent"
+                return
+            level = self._twice(asked)
+            if level is None:
+                self._interrupted = True
+                self._stop_reason = f"ended by Ctrl-C while {asked.load:.0f} users were tried"
+                return
+            self._learn(level)
+        self._stop_reason = self._search.stop_reason
+        if self._barred:
+            self._stop_reason = f"{self._stop_reason}; {self._barred}"
+
+    def _left_s(self) -> float | None:
+        if self._budget_s is None:
+            return None
+        return self._budget_s - sum(x.spent_s for x in self._levels)
+
+    def _twice(self, asked: Ask) -> Level | None:
+        """The level measured, and once more if it was not valid; None if the user ended it."""
+        level = self._try(asked, asked.why)
+        if level is None or level.valid:
+            return level
+        return self._try(asked, "again, the first was invalid")
+
+    def _learn(self, level: Level) -> None:
+        if level.valid:
+            self._search.tell(level.users, level.margins, level.summary.requests)
+            return
+        reasons = "; ".join(level.summary.invalid_reasons)
+        if not any(x.valid for x in self._levels):
+            raise InvalidRun(f"no capacity can be told: {level.users} users, INVALID: {reasons}")
+        self._search.bar(level.users)
+        self._barred = f"{level.users} users cannot be measured: {reasons}"
+
+    def _try(self, asked: Ask, why: str) -> Level | None:
+        users = int(asked.load)
+        run = self._probe(self._asked(users, asked.requests))
+        if run.header.status is Status.INTERRUPTED:
+            return None
+        summary = summarize(run)
+        level = Level(
+            users=users,
+            verdict=summary.verdict,
+            valid=summary.valid,
+            summary=summary,
+            why=why,
+            run_path=run.path,
+            margins=_told(run, summary),
+            spent_s=run.header.load_end_s or summary.window.end_s,
         )
+        self._levels.append(level)
+        self._on_level(level)
+        return level
+
+    def _asked(self, users: int, requests: int) -> Scenario:
+        scenario, left_s = self._scenario, self._left_s()
+        longest_s = scenario.stop.max_duration_s
+        load = msgspec.structs.replace(scenario.load, users=users)
+        assert isinstance(load, ClosedLoop)
+        if load.ramp_s is None:
+            load = msgspec.structs.replace(load, ramp_s=cycle_s(self._levels, users))
+        return msgspec.structs.replace(
+            scenario,
+            load=load,
+            stop=msgspec.structs.replace(
+                scenario.stop,
+                requests=requests,
+                decide=True,
+                max_duration_s=longest_s if left_s is None else min(longest_s, left_s),
+            ),
+            seed=rand.derive(scenario.seed, "probe", len(self._levels)),
+        )
+
+    def result(self) -> SearchResult:
+        """What is known now."""
+        estimate = self._search.estimate()
+        return SearchResult(
+            capacity=_capacity(estimate, self._levels),
+            levels=tuple(self._levels),
+            scenario=self._scenario,
+            stop_reason=self._stop_reason,
+            interrupted=self._interrupted,
+            estimate=estimate,
+            unsure=self._search.unsure(),
+        )
+
+
+def _told(run: Run, summary: Summary) -> tuple[Margin, ...]:
+    """The run's margins; a level that was given up tells of the broken limits only."""
+    found = margins(run)
+    if not steady.given_up(summary.window):
+        return found
+    return tuple(at_least(m) for m in found if m.value > 0)
+
+
+def cycle_s(levels: Sequence[Level], users: int) -> float | None:
+    """The time of a cycle that is to be expected with that many users; None if nothing tells.
+
+    By Little's law a cycle is users / QPS. Between and beyond the two nearest levels it follows a
+    straight line, as it does once a server is busy; it never falls with more users.
+    """
+    seen = sorted(
+        (x.users, x.users / x.summary.qps) for x in levels if x.valid and x.summary.qps > 0
     )
-    if run.header.status is Status.INTERRUPTED:
+    below = [p for p in seen if p[0] <= users]
+    if not below:
         return None
-    summary = summarize(run)
-    return Level(
-        users=users,
-        verdict=summary.verdict,
-        valid=summary.valid,
-        summary=summary,
-        why=why,
-        run_path=run.path,
-    )
+    above = [p for p in seen if p[0] > users]
+    (n0, c0), (n1, c1) = (below[-1], above[0]) if above else (below[-2:] + below[-1:])[:2]
+    if n1 == n0:
+        return c0
+    return max(c0 if users >= n0 else 0.0, c0 + (c1 - c0) * (users - n0) / (n1 - n0))
 
 
-def _far(summary: Summary) -> bool:
-    shares = [
-        (c.high_s if c.high_s is not None else c.value_s or 0.0) / c.limit.at_most_s
-        for c in summary.checks
-    ]
-    return max(shares, default=0.0) < _FAR
-
-
-def _capacity(search: Search, levels: list[Level]) -> Capacity:
-    failing = [x for x in levels if x.valid and x.users == search.failed]
+def _capacity(estimate: Estimate | None, levels: Sequence[Level]) -> Capacity:
+    if estimate is None:
+        return Capacity(users=0, users_high=None, confidence=CONFIDENCE)
+    broken = [x for x in levels if x.valid and x.verdict is Verdict.FAIL]
+    name = estimate.limited_by
+    if name is None and broken:
+        name = limiting(min(broken, key=lambda x: x.users).summary)
     return Capacity(
-        users=search.held,
-        users_high=None if search.failed is None else search.failed - 1,
-        confidence=CONFIDENCE,
-        limited_by=limiting(failing[-1].summary) if failing else None,
+        users=int(estimate.low),
+        users_high=None if estimate.high is None else int(estimate.high),
+        confidence=estimate.confidence,
+        limited_by=name,
     )
 
 

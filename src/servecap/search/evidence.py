@@ -23,6 +23,7 @@ from servecap.slo import Limit
 ERROR_RATE = "error_rate"
 _NORMAL = NormalDist()
 _GRID = np.linspace(-6.0, 6.0, 1201)
+_LEAST, _LEAST_ERROR = 1.0, 0.25  # margin of a level that was given up; error as a share of it
 _SURE = 0.3  # standard error of a margin that is known by its sign only
 
 
@@ -36,6 +37,14 @@ class Margin(msgspec.Struct, frozen=True, kw_only=True):
     broken: int | None = None  # requests over the limit; None for means
     allowed: float | None = None  # share of requests that may be over it; None for means
     worth: float | None = None  # independent requests that tell as much; None for means
+
+
+def at_least(margin: Margin) -> Margin:
+    """What a level tells that was given up while it still got worse: the margin or more."""
+    value = max(margin.value, _LEAST)
+    return msgspec.structs.replace(
+        margin, value=value, error=max(margin.error, _LEAST_ERROR * value)
+    )
 
 
 def proven(margins: Sequence[Margin], *, broken: bool, risk: float) -> bool:

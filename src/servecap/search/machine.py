@@ -22,9 +22,11 @@ Ints = npt.NDArray[np.intp]
 CONFIDENCE = 0.95
 _PATHS = 1000
 _GRID = 81
+# The search stops when the interval is narrow, so it stops rather on one that came out too narrow.
+_STRICTER = 2.5  # of the tails; bench/find holds the outcome against the confidence asked for
 _RISK = 2e-4  # of taking a level to be on one side of the edge for good
 _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
-_LEAP_MOST = 8.0  # a next load is at most so many times the largest that held
+_LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
 _LEVELS_MOST = 40
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
@@ -198,9 +200,7 @@ class Search:
 
         Its width falls with the root of the requests near the edge, once it is noise that makes it.
         """
-        high = estimate.high if estimate.high is not None else estimate.best
-        near = [t.requests for t in self._told if estimate.low * 0.9 <= t.load <= high * 1.1]
-        have = sum(near) or self._few()
+        have = self._near(estimate)
         wanted = have * ((1.2 * width / self._precision) ** 2 - 1)
         return int(min(max(wanted, self._requests), _MORE_MOST * self._requests))
 
@@ -231,7 +231,7 @@ class Search:
         if not self._told:
             return None
         edges, limit, names = self._sampled()
-        tail = (1 - self._confidence) / 2
+        tail = (1 - self._confidence) / 2 / _STRICTER
         low = _rank(edges, tail, up=False)
         high = _rank(edges, 1 - tail, up=True)
         best = _rank(edges, 0.5, up=False)
@@ -252,6 +252,29 @@ class Search:
             limited_share=None if name is None else float(counts.max() / counts.sum()),
         )
 
+    def unsure(self) -> str | None:
+        """Why the interval is wider than asked for, and what would narrow it; None if it is not."""
+        estimate = self.estimate()
+        if estimate is None:
+            return "no level was measured"
+        if estimate.high is None:
+            return "no upper end was found"
+        if self._narrow(estimate):
+            return None
+        width = (estimate.high - estimate.low) / max(estimate.best, 1e-9)
+        have = self._near(estimate)
+        more = have * ((width / self._precision) ** 2 - 1)
+        return (
+            f"UNSURE: the interval is {width:.0%} wide instead of {self._precision:.0%}; about "
+            f"{max(more, self._requests):,.0f} more requests near the edge would narrow it"
+        )
+
+    def _near(self, estimate: Estimate) -> int:
+        """Requests measured so far near the edge."""
+        high = estimate.high if estimate.high is not None else estimate.best
+        near = [t.requests for t in self._told if estimate.low * 0.9 <= t.load <= high * 1.1]
+        return sum(near) or self._few()
+
     def _quantile(self, share: float) -> float:
         edges, _, _ = self._sampled()
         found = _rank(edges, min(max(share, 0.005), 0.995), up=False)
@@ -260,7 +283,7 @@ class Search:
     def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
         """Likely loads at which the first limit breaks, and which limit that is."""
         rng = np.random.default_rng([self._seed, len(self._told)])
-        low, high = self._bracket()
+        low, high, held = self._bracket()
         loads = np.exp(np.linspace(math.log(low), math.log(high), _GRID))
         names = list(dict.fromkeys(m.limit for t in self._told for m in t.margins))
         edges = np.full((max(1, len(names)), _PATHS), np.inf)
@@ -269,19 +292,23 @@ class Search:
             if told is not None:
                 curves = curve.monotone(curve.paths(told, np.log(loads), _PATHS, rng))
                 edges[row] = rng.permutation(curve.crossings(curves, loads))  # independent
-        return edges.min(axis=0), edges.argmin(axis=0), names
+        first = edges.min(axis=0)
+        if held:
+            first = np.maximum(first, low)
+        return first, edges.argmin(axis=0), names
 
-    def _bracket(self) -> tuple[float, float]:
-        """Loads between which the edge surely lies, as far as is known."""
+    def _bracket(self) -> tuple[float, float, bool]:
+        """Loads between which the edge surely lies, and whether the lower one was proven to hold."""
         floor = 1.0 if self._whole else min(t.load for t in self._told) / 100
         names = {m.limit for t in self._told for m in t.margins}
         held = [self._proven(name, broken=False) for name in names]
         over = [self._proven(name, broken=True) for name in names]
-        low = min((floor if x is None else x for x in held), default=floor)
+        proofs = [x for x in held if x is not None]
+        low = min(proofs) if proofs and len(proofs) == len(held) else floor
         high = min((x for x in over if x is not None), default=self._most)
-        if low >= high:
-            low, high = floor, self._most
-        return low, max(high, low * 1.001)
+        if low >= high:  # noise, or a server that is not monotone: believe neither proof
+            return floor, self._most, False
+        return low, max(high, low * 1.001), len(proofs) == len(held)
 
     def _proven(self, name: str, *, broken: bool) -> float | None:
         """The load nearest to the edge at which the limit is surely kept (or broken).
