@@ -28,10 +28,10 @@ def test_what_is_written_is_read_back(tmp_path: Path, name: str) -> None:
 
 def test_markdown_says_what_is_unknown() -> None:
     assert to_markdown([CELL, OTHER]).splitlines()[2:] == [
-        "| llama\\|13b | A100 40 GB | 4 | chat | n/a | n/a | 450 (up to 460) | 2.82 | 69 | n/a | n/a "
-        "| 2% | ttft.mean<3s | predicted |",
-        "| llama\\|13b | A100 40 GB | 8 | chat | n/a | n/a | n/a | 2.82 | 69 | n/a | n/a | 2% | n/a "
-        "| predicted |",
+        "| llama\\|13b | A100 40 GB | 4 | chat | n/a | n/a | 450 (up to 460) | 2.82 | 69 | n/a "
+        "| n/a | 2% | ttft.mean<3s | predicted |",
+        "| llama\\|13b | A100 40 GB | 8 | chat | n/a | n/a | n/a | 2.82 | 69 | n/a | n/a | 2% "
+        "| n/a | predicted |",
     ]
 
 

@@ -78,6 +78,12 @@ class Share(click.ParamType[float]):
     metavar="S",
     help="Mean think time behind a CSV's figures, for its checks.",
 )
+@click.option(
+    "--emit",
+    "form",
+    type=click.Choice(["compose", "k8s", "vllm-args"]),
+    help="Print what starts the first choice instead of the plan.",
+)
 @click.option("--html", type=click.Path(dir_okay=False), help="Also write a page here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(matrix: str, **given: Any) -> int:
@@ -110,10 +116,15 @@ def command(matrix: str, **given: Any) -> int:
     answer = plan(
         table.cells, demand, supply, slo=slo, models=models, scenario=given["scenario"]
     )  # fmt: skip
-    answer = with_outlook(answer, table.cells, slo=slo, models=models)
+    if not given["form"]:
+        answer = with_outlook(answer, table.cells, slo=slo, models=models)
     if given["html"]:
         html.write_html(given["html"], cells=table.cells, plan=answer, title="Deployment plan")
-    if given["as_json"]:
+    if given["form"]:
+        from servecap.plan.emit import emit
+
+        click.echo(emit(answer, given["form"]), nl=False)
+    elif given["as_json"]:
         output.print_json(answer)
     else:
         click.echo(plan_text(answer), nl=False)
