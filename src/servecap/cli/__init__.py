@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "From a matrix to a deployment: which GPU, how split, how many nodes.",
     "emulate": "Serve like an LLM server, without a GPU.",
     "report": "Show stored runs, searches and matrices; write one HTML page.",
+    "compare": "Say what changed between runs or searches by more than noise.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
 

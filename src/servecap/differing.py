@@ -1,0 +1,51 @@
+"""In what two runs differ besides their figures: what was asked, and what was tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from servecap import slo
+from servecap.run import Run
+from servecap.scenario import ClosedLoop, Scenario
+
+
+def differences(before: Run, after: Run) -> tuple[str, ...]:
+    """What was asked or tested differently, so that a change may not be the server's."""
+    a, b = before.header, after.header
+    pairs: list[tuple[str, object, object]] = [
+        ("source", a.source, b.source),
+        ("API", a.target.api, b.target.api),
+        ("model", a.target.model, b.target.model),
+        ("streaming", a.target.stream, b.target.stream),
+        ("URL", a.target.url, b.target.url),
+        ("server", a.target.server, b.target.server),
+        ("servecap", a.servecap_version, b.servecap_version),
+    ]
+    pairs.insert(0, ("load", a.scenario.load, b.scenario.load))
+    found = [*asked_differently(a.scenario, b.scenario), *_differing(pairs)]
+    for name, header in (("before", a), ("after", b)):
+        load = header.scenario.load
+        if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
+            found.append(f"{name} is a classic run: not stationary, so its intervals are a guide")
+    return tuple(found)
+
+
+def asked_differently(before: Scenario, after: Scenario) -> tuple[str, ...]:
+    """In what two scenarios differ but for their load and seed."""
+    names = ("workload", "slo", "stop", "timeouts", "timings")
+    return tuple(
+        _differing([(name, getattr(before, name), getattr(after, name)) for name in names])
+    )
+
+
+def _differing(pairs: Sequence[tuple[str, object, object]]) -> list[str]:
+    return [f"{name}: {_told(x)} -> {_told(y)}" for name, x, y in pairs if x != y]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, slo.Slo) or not isinstance(value, msgspec.Struct):
+        return "n/a" if value is None else str(value)
+    parts = msgspec.to_builtins(value)
+    return " ".join(f"{k}={v}" for k, v in parts.items() if v is not None)
