@@ -20,7 +20,18 @@ KV_TOKENS = 40 * 16
 CONTEXT = 480
 # A floor that some steps reach and some do not, and no two durations alike.
 COST = StepCoefficients(
-    0.00131, 0.00017, 0.0213, 0.0101, 0.00013, 0.0023, 0.00011, 3.7e-5, 1.3e-8, 0.00071, 1.1e-5
+    0.00131,
+    0.00017,
+    0.0213,
+    0.0101,
+    0.00013,
+    0.0023,
+    0.00011,
+    3.7e-5,
+    1.3e-8,
+    0.00071,
+    1.1e-5,
+    0.0017,
 )
 
 policies = st.one_of(
@@ -85,9 +96,7 @@ def test_every_request_has_the_times_of_the_reference(
     policy: Policy, starts: list[float], rows: list[tuple[int, int, int, float]]
 ) -> None:
     traffic = traffic_of(starts, rows)
-    compiled = fast.serve(
-        COST, policy, traffic, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT
-    )
+    compiled = fast.serve(COST, policy, traffic, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
     expected = reference(policy, traffic)
     assert compiled.preemptions == expected.preemptions
     for name in ("user", "planned_s", "started_s", "first_s", "end_s"):

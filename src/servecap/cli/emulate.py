@@ -15,10 +15,10 @@ from servecap.cli.progress import say
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "tgi"]),
+    type=click.Choice(["vllm", "tgi", "sglang"]),
     default="vllm",
     show_default=True,
-    help="Scheduler: chunked prefill (vllm), or prefill first (tgi).",
+    help="Scheduler: chunked prefill (vllm), or prefill first (tgi, sglang).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True, help="0: any free one.")

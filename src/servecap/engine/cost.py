@@ -41,6 +41,7 @@ class StepWork(msgspec.Struct, frozen=True):
     prefill_pairs: float = 0.0  # (query, key) pairs of their causal attention
     prefill_context: int = 0  # tokens of those prompts that are in the KV cache already
     sampled: int = 0  # sequences that get a token: the output layer runs for these
+    prefill_sequences: int = 0  # prompts, or parts of prompts, in this step
 
     @property
     def tokens(self) -> int:
@@ -74,11 +75,13 @@ class StepCost(Protocol):
 
 
 class HostCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Time that the CPU spends: per step, per running sequence, and per layer at the least."""
+    """Time that the CPU spends: per step, per running sequence, per layer at the least, and per
+    prompt (tokenised, checked, its memory found) in the step that computes it."""
 
     step_s: float
     sequence_s: float
     layer_floor_s: float
+    prompt_s: float = 0.0
 
 
 # vLLM 0.15 with CUDA graphs needs 0.13 + 0.032 L + 0.0044 B milliseconds a step (L layers, B
@@ -126,6 +129,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     pair_s: float
     allreduce_latency_s: float
     allreduce_token_s: float
+    host_prompt_s: float = 0.0
 
     def step_s(self, work: StepWork) -> float:
         return self.parts(work).total_s
@@ -137,7 +141,9 @@ class StepCoefficients(msgspec.Struct, frozen=True):
             + work.prefill_pairs * self.pair_s
         )  # fmt: skip
         return StepParts(
-            host_s=self.host_s + self.host_sequence_s * work.sampled,
+            host_s=self.host_s
+            + self.host_sequence_s * work.sampled
+            + self.host_prompt_s * work.prefill_sequences,
             floor_s=self.floor_s,
             linear_s=math.hypot(self.linear_read_s, work.tokens * self.linear_token_s),
             output_layer_s=math.hypot(self.output_read_s, work.sampled * self.output_token_s)
@@ -182,6 +188,7 @@ def roofline(
         pair_s=pair_flops / (gpu.fp16_flops * efficiency.attention_flops_share * tp),
         allreduce_latency_s=reduces * ring.seconds(0),
         allreduce_token_s=reduces * per_token,
+        host_prompt_s=host.prompt_s,
     )
 
 
@@ -199,9 +206,7 @@ class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
     bus_bytes_per_s: float
 
     @classmethod
-    def between(
-        cls, gpu: Gpu, tp: int, efficiency: Efficiency = DEFAULT_EFFICIENCY
-    ) -> AllReduce:
+    def between(cls, gpu: Gpu, tp: int, efficiency: Efficiency = DEFAULT_EFFICIENCY) -> AllReduce:
         """The all-reduce of *tp* such GPUs in one machine."""
         share = bus_share(gpu.fabric, tp) * efficiency.link_bus
         return cls(

@@ -29,19 +29,36 @@ def activation_bytes(model: ModelShape, tp: int, *, step_tokens: int, sequences:
     return step_tokens * per_token + sequences * model.vocabulary * 4 * 2
 
 
-def kv_room_bytes(model: ModelShape, gpu: Gpu, tp: int, *, step_tokens: int, sequences: int) -> int:
+def kv_room_bytes(
+    model: ModelShape,
+    gpu: Gpu,
+    tp: int,
+    *,
+    step_tokens: int,
+    sequences: int,
+    memory_share: float = MEMORY_SHARE,
+) -> int:
     """Bytes per GPU that are left for keys and values; negative where the weights do not fit."""
     activations = activation_bytes(model, tp, step_tokens=step_tokens, sequences=sequences)
     weights = -(-model.weight_bytes // tp)
-    return int(gpu.usable_bytes * MEMORY_SHARE) - weights - activations - RUNTIME_BYTES
+    return int(gpu.usable_bytes * memory_share) - weights - activations - RUNTIME_BYTES
 
 
-def kv_tokens(model: ModelShape, gpu: Gpu, tp: int, *, step_tokens: int, sequences: int) -> int:
+def kv_tokens(
+    model: ModelShape,
+    gpu: Gpu,
+    tp: int,
+    *,
+    step_tokens: int,
+    sequences: int,
+    memory_share: float = MEMORY_SHARE,
+) -> int:
     """Tokens whose keys and values fit beside the weights.
 
     Args:
         step_tokens: most tokens computed in one step.
         sequences: most sequences that run at once.
+        memory_share: of the GPU's memory, that the engine may take.
     Raises:
         UsageError: the heads cannot be divided by *tp*, or the model does not fit; the message
             says how much memory is missing and the smallest degree that fits.
@@ -51,7 +68,9 @@ def kv_tokens(model: ModelShape, gpu: Gpu, tp: int, *, step_tokens: int, sequenc
             f"tp {tp} does not divide the {model.heads} attention heads of {model.name}; "
             f"possible: {', '.join(str(n) for n in _DEGREES if model.heads % n == 0)}"
         )
-    room = kv_room_bytes(model, gpu, tp, step_tokens=step_tokens, sequences=sequences)
+    room = kv_room_bytes(
+        model, gpu, tp, step_tokens=step_tokens, sequences=sequences, memory_share=memory_share
+    )
     per_token = model.kv_bytes_per_token_per_gpu(tp)
     least = min(_LEAST_CONTEXT_TOKENS, model.max_context_tokens) * per_token
     if room < least:

@@ -103,6 +103,7 @@ class Batch:
             prefill_pairs=sum([n * (s.cached + (n + 1) / 2) for s, n in self.chunks]),
             prefill_context=sum([s.cached for s, _ in self.chunks]),
             sampled=len(decodes) + sum([n == s.missing for s, n in self.chunks]),
+            prefill_sequences=len(self.chunks),
         )
 
 
@@ -127,10 +128,11 @@ class ChunkedPrefill(
     """vLLM since V1 (and SGLang): decodes first, then prompts in chunks, up to a token budget.
 
     Keys and values are given block by block. Where they run out, the youngest running sequence is
-    preempted: it loses them and computes them again later.
+    preempted: it loses them and computes them again later. Nobody is let in whose whole prompt
+    would not fit, although it is given its blocks chunk by chunk.
 
     Source: vLLM V1's scheduler (vllm/v1/core/sched/scheduler.py) with its default budget for
-    online serving, 2048 tokens.
+    online serving, 2048 tokens; `scheduler_reserve_full_isl` as vLLM 0.19 reports it of itself.
     """
 
     step_tokens: int = 2048
@@ -177,8 +179,9 @@ class ChunkedPrefill(
         while queues.waiting and budget > 0 and len(queues.running) < self.max_running:
             sequence = queues.waiting[0]
             tokens = min(sequence.missing, budget)
-            if not queues.hold(sequence, tokens):
+            if blocks_for(sequence.missing) > queues.pool.free:
                 return
+            queues.hold(sequence, tokens)
             queues.running.append(queues.waiting.popleft())
             batch.chunks.append((sequence, tokens))
             budget -= tokens

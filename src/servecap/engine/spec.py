@@ -14,15 +14,16 @@ from servecap.engine.model import model
 from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, step_tokens
 from servecap.errors import UsageError
 
-EngineKind = Literal["vllm", "tgi"]
+EngineKind = Literal["vllm", "tgi", "sglang"]
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One instance: names that `model()` and `gpu()` know, and the tensor-parallel degree.
 
     `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs); "tgi" is TGI 1.x over an eager
-    PyTorch model of 2023 (prompts first, answers reserved). `policy`: other settings than the
-    engine's defaults; `max_running` then is the policy's own.
+    PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts go first as soon
+    as there are any, in up to 8192 tokens at once, with CUDA graphs. `policy`: other settings than
+    the engine's defaults; `max_running` then is the policy's own.
     """
 
     model: str
@@ -64,12 +65,28 @@ def default_policy(spec: EngineSpec) -> Policy:
             )
         case "tgi":
             return PrefillFirst(max_running=spec.max_running)
+        case "sglang":
+            return sglang_policy(max_running=spec.max_running)
+
+
+def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
+    """SGLang's default: prompts go first whenever there are any; a prefill stalls decode.
+
+    Longer prompts than `step_tokens` are not cut in this model, they are refused.
+    Source: SGLang's scheduler (python/sglang/srt/managers/scheduler.py), default settings.
+    """
+    return PrefillFirst(
+        waiting_served_ratio=0.0,
+        max_waiting_tokens=1,
+        max_batch_prefill_tokens=step_tokens,
+        max_running=max_running,
+    )
 
 
 def host_cost(engine: EngineKind) -> HostCost:
     """What the CPU costs in an engine of that kind."""
     match engine:
-        case "vllm":
+        case "vllm" | "sglang":
             return CUDA_GRAPHS
         case "tgi":
             return EAGER_2023

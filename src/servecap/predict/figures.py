@@ -1,0 +1,147 @@
+"""What a load test would show: figures at a number of users, and the most users under an SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from servecap.engine import fast
+from servecap.engine.cost import StepCoefficients
+from servecap.predict.harness import Harness, Lengths, requests_of, traffic_of
+from servecap.predict.place import Place, Tuning
+from servecap.slo import Slo
+
+SEEDS = 16
+USERS_MAX = 20_000
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """Means over the requests that count, and rates; seconds and per second."""
+
+    users: int
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    refused_share: float
+    held: tuple[float, ...] = ()  # the SLO's statistics, in its order
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """A place under a load test."""
+
+    place: Place
+    lengths: Lengths
+    harness: Harness
+
+    def figures(
+        self, tuning: Tuning, users: int, *, slo: Slo | None = None, seeds: int = SEEDS
+    ) -> Figures:
+        """The figures with that many users, as means over *seeds* runs.
+
+        Raises:
+            UsageError: the model does not fit.
+        """
+        cost = self.place.coefficients(tuning)
+        room = self.place.kv_tokens(self.harness, tuning)
+        runs = [self._run(cost, room, users, slo, seed) for seed in range(seeds)]
+        means = np.mean(np.array(runs), axis=0)
+        return Figures(
+            users=users,
+            ttft_s=means[0],
+            tpot_s=means[1],
+            e2e_s=means[2],
+            requests_per_s=means[3],
+            output_tokens_per_s=means[4],
+            total_tokens_per_s=means[5],
+            refused_share=means[6],
+            held=tuple(means[7:]),
+        )
+
+    def _run(
+        self, cost: StepCoefficients, room: int, users: int, slo: Slo | None, seed: int
+    ) -> list[float]:
+        context = self.place.model.max_context_tokens
+        policy = self.harness.policy
+        traffic = traffic_of(self.harness, self.lengths, users, seed=seed)
+        answers = fast.serve(cost, policy, traffic, kv_tokens=room, max_context_tokens=context)
+        return _summary(self.harness, traffic, answers, users, slo)
+
+
+def _summary(
+    harness: Harness, traffic: fast.Traffic, answers: fast.Answers, users: int, slo: Slo | None
+) -> list[float]:
+    count, before = requests_of(harness, users)
+    ok = ~np.isnan(answers.end_s)
+    if harness.queue is not None:
+        chosen = ok
+        span_s = float(np.nanmax(answers.end_s)) if ok.any() else np.nan
+    else:  # requests that end between two moments of the steady state
+        begin_s, stop_s = answers.planned_s[before], answers.planned_s[count - 1]
+        chosen = ok & (answers.end_s > begin_s) & (answers.end_s <= stop_s)
+        span_s = float(stop_s - begin_s)
+    ttft_s = (answers.first_s - answers.planned_s)[chosen]
+    later = traffic.output_tokens[chosen] - 1
+    decode_s = (answers.end_s - answers.first_s)[chosen]
+    tpot_s = decode_s[later > 0] / later[later > 0]
+    e2e_s = (answers.end_s - answers.planned_s)[chosen]
+    output = traffic.output_tokens[chosen].sum() / span_s
+    total = output + traffic.prompt_tokens[chosen].sum() / span_s
+    columns = {"ttft": ttft_s, "tpot": tpot_s, "e2e": e2e_s, "gap": tpot_s,
+               "queue": (answers.started_s - answers.planned_s)[chosen]}  # fmt: skip
+    held = [_statistic(columns[x.metric], x.quantile) for x in (slo.limits if slo else ())]
+    return [
+        _mean(ttft_s), _mean(tpot_s), _mean(e2e_s), len(e2e_s) / span_s, float(output),
+        float(total), 1 - float(ok.mean()), *held,
+    ]  # fmt: skip
+
+
+def _mean(values: fast.Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _statistic(values: fast.Floats, quantile: float | None) -> float:
+    if len(values) == 0:
+        return float("inf")
+    return float(values.mean() if quantile is None else np.quantile(values, quantile))
+
+
+def capacity(case: Case, tuning: Tuning, slo: Slo, *, seeds: int = SEEDS) -> tuple[int, Figures]:
+    """The most users for whom the SLO holds (0 if not even for one), and the figures there.
+
+    Raises:
+        UsageError: the model does not fit.
+    """
+    seen: dict[int, Figures] = {}
+
+    def holds(users: int) -> bool:
+        seen[users] = figures = case.figures(tuning, users, slo=slo, seeds=seeds)
+        limits = zip(figures.held, slo.limits, strict=True)
+        within = all(value <= limit.at_most_s for value, limit in limits)
+        return within and figures.refused_share <= slo.error_share_max
+
+    users = most(holds, USERS_MAX)
+    return users, seen[max(1, users)]
+
+
+def most(holds: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to *limit* for which *holds*, if it holds below and not above.
+
+    >>> most(lambda n: n < 38, 1000), most(lambda n: False, 10)
+    (37, 0)
+    """
+    low, high = 0, 8
+    while high <= limit and holds(high):
+        low, high = high, high * 2
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low

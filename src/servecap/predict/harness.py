@@ -1,0 +1,116 @@
+"""The load test that a predicted figure is the figure of: users, lengths, stop rule, scheduler."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from servecap.engine.fast import Traffic
+from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+from servecap.engine.spec import EngineKind, sglang_policy
+
+# Of prompt + answer, where a table tells only their sum. Source: the rows of the same tables that
+# tell both (0.42 to 0.43 for chat); the caller may know better.
+CHAT_OUTPUT_SHARE = 0.43
+
+
+class Lengths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Mean tokens of prompts and answers, and how much they vary (standard deviation / mean).
+
+    Prompts and answers are drawn from log-normal distributions, independent of each other.
+    Source of the default spread: 0.96 and 0.77 in the Azure 2023 conversation trace (19,366
+    requests), 1.01 and 1.03 in BurstGPT.
+    """
+
+    prompt_tokens: float
+    output_tokens: float
+    prompt_spread: float = 1.0
+    output_spread: float = 0.8
+
+
+class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the load test is done, and what is told to the server.
+
+    `queue`: requests in all, all users starting at once, measured to the last end (the classic
+    stop rule). None: the steady state, of which `window` requests per user are looked at.
+    `reserve_tokens`: what a prefill-first server reserves for each answer; None: as much as the
+    answer needs in the end, as servers do that estimate it well.
+    """
+
+    engine: EngineKind = "vllm"
+    queue: int | None = None
+    think_s: tuple[float, float] = (1.0, 3.0)
+    reserve_tokens: int | None = None
+    max_waiting_tokens: int = 20
+    waiting_served_ratio: float = 1.2
+    max_batch_prefill_tokens: int = 4096
+    step_tokens: int = 2048
+    max_running: int = 256
+    memory_share: float = 0.9
+
+    @property
+    def policy(self) -> Policy:
+        """The scheduler with these settings."""
+        match self.engine:
+            case "vllm":
+                return ChunkedPrefill(step_tokens=self.step_tokens, max_running=self.max_running)
+            case "tgi":
+                return PrefillFirst(
+                    waiting_served_ratio=self.waiting_served_ratio,
+                    max_waiting_tokens=self.max_waiting_tokens,
+                    max_batch_prefill_tokens=self.max_batch_prefill_tokens,
+                    max_running=self.max_running,
+                )
+            case "sglang":
+                return sglang_policy(max_running=self.max_running, step_tokens=self.step_tokens)
+
+
+_WARM_CYCLES, _WINDOW_CYCLES = 2, 4  # requests per user before and inside the window
+_LEAST_REQUESTS = 300
+_RAMP_TOKEN_S = 0.05
+_ANSWER_LIMIT_TOKENS = 1024  # longest answer that is drawn; four in a hundred would be longer
+
+
+def requests_of(harness: Harness, users: int) -> tuple[int, int]:
+    """How many requests a run has, and how many of them come before what is measured."""
+    if harness.queue is not None:
+        return harness.queue, 0
+    cycles = max(_WINDOW_CYCLES, math.ceil(_LEAST_REQUESTS / users))
+    # As many again at the end keep the load up while the last of the window are served.
+    return users * (_WARM_CYCLES + cycles + 1), users * _WARM_CYCLES
+
+
+@functools.lru_cache(maxsize=4096)
+def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> Traffic:
+    """The users' requests; the mean lengths are exactly those asked for.
+
+    For the steady state the users start over about one cycle of a server that takes 50 ms a token.
+    """
+    count, _ = requests_of(harness, users)
+    rng = np.random.default_rng([seed, 20231])
+    prompt = _drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, 1 << 20)
+    limit = max(harness.reserve_tokens or _ANSWER_LIMIT_TOKENS, math.ceil(lengths.output_tokens))
+    output = _drawn(rng, lengths.output_tokens, lengths.output_spread, count, limit)
+    cycle_s = sum(harness.think_s) / 2 + lengths.output_tokens * _RAMP_TOKEN_S
+    ramp_s = cycle_s if harness.queue is None else 0.0
+    start_s = np.linspace(0.0, ramp_s, users, endpoint=False, dtype=np.float64)
+    reserve = output if harness.reserve_tokens is None else np.full(count, limit)
+    return Traffic(start_s, prompt, output, reserve, rng.uniform(*harness.think_s, count))
+
+
+def _drawn(
+    rng: np.random.Generator, mean: float, spread: float, count: int, limit: int
+) -> NDArray[np.int64]:
+    """Log-normal lengths within 1 and *limit*, scaled until their mean is the one asked for."""
+    sigma = math.sqrt(math.log1p(spread * spread))
+    raw = np.exp(rng.normal(0.0, sigma, count))
+    scale = mean / raw.mean()
+    for _ in range(8):
+        values = np.clip(raw * scale, 1, limit)
+        scale *= mean / values.mean()
+    tokens: NDArray[np.int64] = np.rint(np.clip(raw * scale, 1, limit)).astype(np.int64)
+    return tokens
