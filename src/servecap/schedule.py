@@ -100,7 +100,8 @@ class Course(msgspec.Struct, frozen=True):
             if math.isnan(most):  # no arrivals, for ever
                 return None
             if count <= most and (piece.from_rps or piece.to_rps):
-                return before_s + min(piece.length_s, piece.time_of(count))
+                due_s = before_s + min(piece.length_s, piece.time_of(count))
+                return due_s if math.isfinite(due_s) else None
             count = max(0.0, count - most)
             before_s += piece.length_s
         return None

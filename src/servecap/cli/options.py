@@ -7,29 +7,21 @@ from typing import Any, TypeVar
 
 import click
 
+from servecap import schedule
 from servecap import slo as slos
+from servecap.cli import shapes
 from servecap.errors import UsageError
-from servecap.scenario import ClosedLoop, OpenLoop, Scenario, StopRule, Timeouts, WorkloadSpec
+from servecap.scenario import (
+    ClosedLoop,
+    OpenLoop,
+    Replay,
+    Scenario,
+    StopRule,
+    Timeouts,
+    WorkloadSpec,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Range(click.ParamType[tuple[float, float]]):
-    """A range of seconds written as 1..3, or one number."""
-
-    name = "LOW..HIGH"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
-        if isinstance(value, tuple):
-            return value
-        low, dots, high = str(value).partition("..")
-        try:
-            pair = (float(low), float(high if dots else low))
-        except ValueError:
-            self.fail(f"{value!r} is no range of seconds: write 1..3, or one number", param, ctx)
-        if not 0 <= pair[0] <= pair[1] < float("inf"):
-            self.fail(f"{value!r} must run from a smaller to a larger number >= 0", param, ctx)
-        return pair
 
 
 class Workers(click.ParamType[int | None]):
@@ -100,7 +92,14 @@ workload_options = _stack(
         help="Answer length: as in the data, as the model likes, or exactly N tokens.",
     ),
     click.option(
-        "--repeat-prompts", is_flag=True, help="Do not make each prompt unique (tests caching)."
+        "--repeat-prompts",
+        is_flag=True,
+        help="Do not make each prompt unique (tests caching); with --trace: share its prefixes.",
+    ),
+    click.option(
+        "--sessions",
+        is_flag=True,
+        help="Send all turns of each conversation, with the history; the user is held through all.",
     ),
     click.option("--tokenizer", metavar="FILE", help="tokenizer.json to count tokens with."),
 )
@@ -119,7 +118,19 @@ judge_options = _stack(
         show_default=True,
         help="Whose clock the SLO is held against (server: TGI headers, llama.cpp timings).",
     ),
-    click.option("--think", type=Range(), default="1..3", show_default=True, help="Seconds."),
+    click.option(
+        "--think",
+        type=shapes.ThinkTime(),
+        default="1..3",
+        show_default=True,
+        help="Seconds: LOW..HIGH, exp:MEAN, lognormal:MEAN,CV, or file:PATH of measured ones.",
+    ),
+    click.option(
+        "--patience",
+        type=float,
+        metavar="S",
+        help="Users give up, and count as failed, when no first token comes within S seconds.",
+    ),
     click.option("--ramp", type=float, metavar="S", help="Ramp-in time.  [default: one cycle]"),
     click.option(
         "--requests",
@@ -140,22 +151,42 @@ output_options = _stack(
 
 def workload_spec(options: dict[str, Any]) -> WorkloadSpec:
     """The workload that the options ask for."""
+    if options.get("trace") is not None:
+        return _trace_spec(options)
     return WorkloadSpec(
         source=options["workload"],
         format=options["data_format"],
         output=options["output"],
         unique=not options["repeat_prompts"],
         tokenizer=options["tokenizer"],
+        sessions=options["sessions"],
+    )
+
+
+def _trace_spec(options: dict[str, Any]) -> WorkloadSpec:
+    """The trace as the workload; its shared prefixes are shared, unless it tells of none."""
+    base = Replay()
+    return WorkloadSpec(
+        source=options["trace"],
+        format=options["trace_format"],
+        output=options["output"],
+        unique=not options["repeat_prompts"],
+        tokenizer=options["tokenizer"],
+        replay=Replay(
+            time_scale=base.time_scale if options["time_scale"] is None else options["time_scale"],
+            rate_scale=base.rate_scale if options["rate_scale"] is None else options["rate_scale"],
+        ),
     )
 
 
 def timeouts(options: dict[str, Any]) -> Timeouts:
     """Timeouts under the one that users set."""
     total_s = _positive("--request-timeout", options["request_timeout"])
-    base = Timeouts()
+    base, patience_s = Timeouts(), options.get("patience")
+    first_s = base.first_token_s if patience_s is None else _positive("--patience", patience_s)
     return Timeouts(
         connect_s=min(base.connect_s, total_s),
-        first_token_s=min(base.first_token_s, total_s),
+        first_token_s=min(first_s, total_s),
         gap_s=min(base.gap_s, total_s),
         total_s=total_s,
     )
@@ -170,6 +201,8 @@ def scenario(options: dict[str, Any], load: ClosedLoop | OpenLoop) -> Scenario:
     duration_s = options.get("duration")
     if duration_s is not None and options["requests"] is not None:
         raise UsageError("--duration and --requests are two stop rules: give one of them")
+    if duration_s is None and options["requests"] is None and isinstance(load, OpenLoop):
+        duration_s = schedule.length_s(load.schedule)
     stop = StopRule(
         requests=options["requests"] or 250,
         duration_s=None if duration_s is None else _positive("--duration", duration_s),
@@ -208,9 +241,8 @@ def closed_loop(options: dict[str, Any], users: int) -> ClosedLoop:
         raise UsageError(f"{names} are different stop rules: give one of them")
     if options["ramp"] is not None and not 0 <= options["ramp"] < float("inf"):
         raise UsageError(f"--ramp {options['ramp']:g} must be 0 s or more")
-    return ClosedLoop(
-        users=users, think_s=options["think"], queue=queue, each=each, ramp_s=options["ramp"]
-    )
+    load = ClosedLoop(users=users, queue=queue, each=each, ramp_s=options["ramp"])
+    return shapes.closed_think(load, options["think"])
 
 
 def _positive(name: str, value: float) -> float:

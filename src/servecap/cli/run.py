@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import options, output, progress
-from servecap.errors import UsageError
+from servecap.cli import options, output, progress, shapes
 from servecap.scenario import ClosedLoop, OpenLoop
 
 if TYPE_CHECKING:
     from servecap.metrics import Summary
     from servecap.probe import TargetSpec
     from servecap.run import Run
+    from servecap.scenario import Scenario
+    from servecap.workload.replay import Player
 
 
 @click.command("run")
 @options.target_options
 @click.option("--users", type=int, help="Users of the closed loop.  [default: 16]")
-@click.option(
-    "--rate", type=float, metavar="RPS", help="Open loop: requests per second instead of users."
-)
-@click.option("--arrivals", type=click.Choice(["poisson", "constant"]), help="With --rate.")
+@shapes.options
 @click.option("--queue", type=click.IntRange(1), help="Classic rule: so many requests in all.")
 @click.option("--each", type=click.IntRange(1), help="Older test: so many requests per user.")
 @click.option("--duration", type=float, metavar="S", help="Run exactly that long.")
@@ -42,6 +40,8 @@ def command(**given: Any) -> int:
       servecap run --url http://localhost:8000 --users 64 --queue 250      # classic
       servecap run --url http://localhost:8000 --users 64 --each 1 --workload fixed:42/285
       servecap run --url http://localhost:8000 --rate 5 --duration 60
+      servecap run --url http://localhost:8000 --rate 2 --schedule ramp:20/120 --burstiness 2
+      servecap run --url http://localhost:8000 --trace azure.csv --time-scale 10
 
     The API key is read from SERVECAP_API_KEY, else OPENAI_API_KEY.
     """
@@ -55,6 +55,7 @@ def command(**given: Any) -> int:
         target_spec(given), scenario.workload, scenario.timeouts, workers=given["workers"]
     )
     quiet = given["quiet"]
+    scenario = _with_rate(scenario, bench.workload.player, quiet)
     for note in bench.prepared.notes:
         progress.say(f"note: {note}", quiet=quiet)
     target = bench.prepared.target
@@ -100,17 +101,24 @@ def target_spec(given: dict[str, Any]) -> TargetSpec:
 
 
 def _load(given: dict[str, Any]) -> ClosedLoop | OpenLoop:
-    rate = given["rate"]
-    if rate is None:
-        if given["arrivals"] is not None:
-            raise UsageError("--arrivals says how a --rate arrives: give a rate")
-        return options.closed_loop(given, 16 if given["users"] is None else given["users"])
-    for name in ("users", "queue", "each", "ramp"):
-        if given[name] is not None:
-            raise UsageError(
-                f"--rate and --{name} contradict each other: a rate has no fixed users; "
-                "give one of them"
-            )
-    if not 0 < rate < float("inf"):
-        raise UsageError(f"--rate {rate:g} must be more than 0 requests per second")
-    return OpenLoop(rate_rps=rate, arrivals=given["arrivals"] or "poisson")
+    load = shapes.open_loop(given)
+    if load is not None:
+        return load
+    return options.closed_loop(given, 16 if given["users"] is None else given["users"])
+
+
+def _with_rate(scenario: Scenario, player: Player | None, quiet: bool) -> Scenario:
+    """The scenario with the mean rate of its trace, now that it has been read."""
+    import msgspec
+
+    if player is None or not isinstance(scenario.load, OpenLoop):
+        return scenario
+    limit_s = scenario.stop.duration_s or scenario.stop.max_duration_s
+    if player.span_s() > limit_s:
+        progress.say(
+            f"note: playing the whole trace takes {player.span_s():,.0f} s, but the run ends after"
+            f" {limit_s:,.0f} s: see --time-scale and --max-duration",
+            quiet=quiet,
+        )
+    load = msgspec.structs.replace(scenario.load, rate_rps=player.rate_rps(scenario.seed, limit_s))
+    return msgspec.structs.replace(scenario, load=load)

@@ -52,7 +52,7 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
         request_id = first_id
         while True:
             rng = rand.stream(seed, "fixed", request_id)
-            text = self._text(rng, starts[request_id])
+            text = self.text(rng, starts[request_id])
             yield Request(
                 request_id=request_id,
                 messages=(Message("user", text),),
@@ -62,7 +62,12 @@ class Fixed(msgspec.Struct, frozen=True, kw_only=True):
             )
             request_id += 1
 
-    def _text(self, rng: random.Random, start: list[str]) -> str:
+    def text(self, rng: random.Random, start: list[str]) -> str:
+        """A text of exactly `in_tokens` tokens that begins with the pieces of *start*.
+
+        Raises:
+            UsageError: the tokenizer gives none.
+        """
         pieces = start + rng.choices(self.pieces, k=self.in_tokens - len(start))
         if self.counter.source is TokenSource.ESTIMATE:
             return _join(pieces)
@@ -107,11 +112,19 @@ def parse(source: str, counter: Counter) -> Fixed:
                 f"workload {source!r}: {name} is {value}, but must lie within 1 and {MAX_TOKENS}"
             )
     return Fixed(
-        in_tokens=in_tokens, out_tokens=out_tokens, pieces=_pieces(source, counter), counter=counter
+        in_tokens=in_tokens,
+        out_tokens=out_tokens,
+        pieces=pieces_for(source, counter),
+        counter=counter,
     )
 
 
-def _pieces(source: str, counter: Counter) -> tuple[str, ...]:
+def pieces_for(source: str, counter: Counter) -> tuple[str, ...]:
+    """Pieces of one token each, by that counter, to make the prompts of *source* of.
+
+    Raises:
+        UsageError: this tokenizer has none.
+    """
     common = tuple(f" {word}" for word in WORDS)
     if not isinstance(counter, TokenizerFile):
         return common

@@ -14,8 +14,8 @@ import msgspec
 from servecap import rand
 from servecap.errors import UsageError
 from servecap.record import Message, Request, TokenSource
-from servecap.scenario import WorkloadSpec
-from servecap.workload import builtin, fixed, formats, tokens
+from servecap.scenario import Replay, WorkloadSpec
+from servecap.workload import builtin, fixed, formats, replay, tokens, traces
 from servecap.workload.sample import Dropped, Parsed, Sample, dropped_text, tally
 from servecap.workload.words import WORDS, Draws
 
@@ -40,6 +40,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     counter: tokens.Counter
     samples: tuple[Sample, ...] = ()
     fixed: fixed.Fixed | None = None
+    player: replay.Player | None = None  # plays a trace
     records: int = 0
     dropped: dict[str, int] = {}
 
@@ -56,6 +57,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.fixed is not None:
             return self.fixed.requests(seed, first_id)
+        if self.player is not None:
+            tokens = None if self.output == "data" else self._asked_tokens()
+            return self.player.requests(seed, tokens, exact=self.output != "natural")
         return self._sampled(seed, first_id)
 
     def _sampled(self, seed: int, first_id: int) -> Iterator[Request]:
@@ -87,13 +91,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _output_tokens(self, sample: Sample) -> int | None:
-        match self.output:
-            case "data":
-                return sample.answer_tokens
-            case "natural":
-                return NATURAL_CAP_TOKENS
-            case number:
-                return int(number)
+        return sample.answer_tokens if self.output == "data" else self._asked_tokens()
+
+    def _asked_tokens(self) -> int:
+        return NATURAL_CAP_TOKENS if self.output == "natural" else int(self.output)
 
 
 def load(spec: WorkloadSpec) -> Workload:
@@ -104,6 +105,8 @@ def load(spec: WorkloadSpec) -> Workload:
             sense or that the data does not have, or nothing left after filtering.
     """
     output = _output(spec.output)
+    if spec.replay is not None:
+        return _load_trace(spec, spec.replay, output)
     if spec.source.startswith(fixed.PREFIX):
         return _load_fixed(spec, output)
     if spec.source in builtin.BUILTINS:
@@ -161,6 +164,34 @@ def _load_fixed(spec: WorkloadSpec, output: str) -> Workload:
         unique=True,
         counter=counter,
         fixed=plan,
+    )
+
+
+def _load_trace(spec: WorkloadSpec, scale: Replay, output: str) -> Workload:
+    for name, value in (("--time-scale", scale.time_scale), ("--rate-scale", scale.rate_scale)):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name} {value:g} must be more than 0")
+    trace = traces.load(spec.source, spec.format)
+    counter = tokens.counter(spec.tokenizer)
+    words = fixed.Fixed(
+        in_tokens=1, out_tokens=1, pieces=fixed.pieces_for(spec.source, counter), counter=counter
+    )
+    rows = trace.rows
+    return Workload(
+        name=spec.source,
+        note=(
+            f"{Path(spec.source).name} ({trace.format} trace): {len(rows)} of {trace.records} rows"
+            f" over {trace.span_s:.0f} s, played x{scale.time_scale:g} in time and"
+            f" x{scale.rate_scale:g} in rate, random words, mean tokens: prompt"
+            f" {fmean(row.in_tokens for row in rows):.0f}, answer"
+            f" {fmean(row.out_tokens for row in rows):.0f}; dropped: {dropped_text(trace.dropped)}"
+        ),
+        output=output,
+        unique=spec.unique,
+        counter=counter,
+        player=replay.Player(trace=trace, scale=scale, words=words, share=not spec.unique),
+        records=trace.records,
+        dropped=trace.dropped,
     )
 
 
