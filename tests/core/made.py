@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servecap.record import Outcome, Record, ServerTimings, Times
+from servecap.record import Outcome, Record, ServerTimings, Times, TokenSource
 from servecap.run import Header, Run, Source, Status
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario, StopRule, Target, Timings
 from servecap.slo import Slo, parse
@@ -35,6 +35,7 @@ def record(
         chunk_s=Times() if first_s is None else Times([first_s, end_s]),
         prompt_tokens=5,
         output_tokens=tokens,
+        token_source=TokenSource.SERVER,
         server=server,
     )
 
