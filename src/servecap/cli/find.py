@@ -98,17 +98,20 @@ def search_with(
     from servecap.store import read_run
 
     count = 0
+    tried = progress.Tried()
 
     def probe(level: Scenario) -> Run:
         nonlocal count
         count += 1
-        display = progress.Display(level, quiet=quiet)
+        display = progress.Display(level, quiet=quiet, tried=tried)
         try:
             return bench.run(level, out / f"{count:02d}-users-{level.users}", display)
         finally:
             display.close()
 
     def on_level(level: Level) -> None:
+        if level.valid:
+            tried.add(level.users, level.verdict)
         progress.say(level_line(level), quiet=quiet)
 
     result = find(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@progress.option
 def command(spec: str, new: str | None, **given: Any) -> int:
     """Fill the key performance matrix: model x GPU x TP x scenario.
 
