@@ -12,7 +12,10 @@ from servecap.cli import output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
-    from servecap.plan.answer import Demand, Price, Supply
+    from collections.abc import Sequence
+
+    from servecap.cell import Cell
+    from servecap.plan.answer import Demand, Plan, Price, Supply
 
 
 class Share(click.ParamType[float]):
@@ -79,6 +82,12 @@ class Share(click.ParamType[float]):
     help="Mean think time behind a CSV's figures, for its checks.",
 )
 @click.option(
+    "--verify",
+    "engine",
+    type=click.Choice(["vllm", "tgi", "sglang"]),
+    help="Simulate the choice as such an engine, at the peak and through the day.",
+)
+@click.option(
     "--emit",
     "form",
     type=click.Choice(["compose", "k8s", "vllm-args"]),
@@ -118,6 +127,8 @@ def command(matrix: str, **given: Any) -> int:
     )  # fmt: skip
     if not given["form"]:
         answer = with_outlook(answer, table.cells, slo=slo, models=models)
+    if given["engine"]:
+        answer = _verified(answer, table.cells, given)
     if given["html"]:
         html.write_html(given["html"], cells=table.cells, plan=answer, title="Deployment plan")
     if given["form"]:
@@ -130,7 +141,15 @@ def command(matrix: str, **given: Any) -> int:
         click.echo(plan_text(answer), nl=False)
         if given["html"]:
             click.echo(f"\nwritten: {given['html']}")
-    return 0
+    return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
+
+
+def _verified(answer: Plan, cells: Sequence[Cell], given: dict[str, Any]) -> Plan:
+    from servecap.plan.demand import read_profile
+    from servecap.plan.verify import verify
+
+    profile = read_profile(Path(given["profile"])) if given["profile"] else None
+    return verify(answer, cells, engine=given["engine"], profile=profile)
 
 
 def _demand(given: dict[str, Any]) -> Demand:

@@ -207,6 +207,17 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     worth_measuring: tuple[str, ...]
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a simulation of one choice shows."""
+
+    choice: str
+    verdict: Literal["pass", "fail", "unknown"]
+    simulated: str  # which part of the fleet, by which model
+    told: tuple[str, ...]
+    broken: tuple[str, ...]  # limits that do not hold in it
+    requests: int
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The answer for each model, each as if it alone had all the users unless `fleet` is there."""
 
@@ -220,3 +231,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     supply: Supply = Supply()
     fleet: Fleet | None = None  # of the models that share it
     outlook: Outlook | None = None
+    checks: tuple[Check, ...] = ()  # of the choices, by simulation

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from servecap.plan.answer import Costs, Fleet, GpuPlan, ModelPlan, Outlook, Plan, Split
+from collections.abc import Sequence
+
+from servecap.plan.answer import Check, Costs, Fleet, GpuPlan, ModelPlan, Outlook, Plan, Split
 from servecap.report import units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 
@@ -21,8 +23,11 @@ def plan_text(plan: Plan) -> str:
             out += ["Each model on nodes of its own:"]
     for model in plan.models:
         out += _bullet(headline(model))
+    for check in plan.checks:
+        out += _bullet(check_line(check))
     for model in plan.models:
         out += ["", *_model(model)]
+    out += _checks(plan.checks)
     if plan.outlook is not None:
         out += _outlook(plan.outlook)
     if plan.left_out:
@@ -167,6 +172,29 @@ def _model(model: ModelPlan) -> list[str]:
             if cell.users_per_node:
                 carry = f" (a node of it would carry {cell.users_per_node} users)"
             out += _bullet(f"{cell.cell}: {cell.reason}{carry}")
+    return out
+
+
+def check_line(check: Check) -> str:
+    """The verdict of one simulation in one sentence."""
+    match check.verdict:
+        case "pass":
+            return f"simulated, {check.choice} keeps the SLO"
+        case "fail":
+            return (
+                f"FAILS ITS OWN SIMULATION: {check.choice}: {'; '.join(check.broken)}; it is not "
+                "recommended"
+            )
+        case "unknown":
+            return f"not verified: {check.choice} cannot be simulated well enough (see below)"
+
+
+def _checks(checks: Sequence[Check]) -> list[str]:
+    out: list[str] = []
+    for check in checks:
+        out += ["", f"Simulation: {units.clean(check.choice)}, {check.verdict}"]
+        for item in (f"{check.simulated}, {check.requests} requests", *check.told, *check.broken):
+            out += _bullet(item)
     return out
 
 
