@@ -62,16 +62,12 @@ def command(spec: str, new: str | None, **given: Any) -> int:
       servecap matrix spec.yaml && servecap plan spec --users 10000
     """
     from servecap.matrix import fill
-    from servecap.matrix import spec as specs
 
     if spec == "init":
         return _init(Path(new or "matrix.yaml"))
     if new is not None:
         raise UsageError(f"{new!r} is one too many: one spec at a time")
-    loaded = specs.load(Path(spec))
-    out = Path(given["out"]) if given["out"] else Path(spec).with_suffix("")
-    if out == Path(spec):
-        raise UsageError(f"{spec!r} has no ending, so name a folder with --out")
+    loaded, out = opened(spec, given["out"])
     if given["dry_run"]:
         _dry_run(loaded, out, given["only"])
         return 0
@@ -83,6 +79,21 @@ def command(spec: str, new: str | None, **given: Any) -> int:
     for todo in left:
         progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
     return 1 if left else 0
+
+
+def opened(spec: str, out: str | None) -> tuple[Spec, Path]:
+    """The spec that is in the file, and the folder of its matrix.
+
+    Raises:
+        UsageError: the file is no spec, or names no folder.
+    """
+    from servecap.matrix import spec as specs
+
+    loaded = specs.load(Path(spec))
+    folder = Path(out) if out else Path(spec).with_suffix("")
+    if folder == Path(spec):
+        raise UsageError(f"{spec!r} has no ending, so name a folder with --out")
+    return loaded, folder
 
 
 def _init(path: Path) -> int:

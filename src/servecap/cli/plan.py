@@ -109,11 +109,30 @@ def command(matrix: str, **given: Any) -> int:
       servecap plan cells.csv --users llama-13b=8000 --users llama-65b=500 --spare-nodes 1
       servecap plan cells.csv --registered 1000000 --activity 1% --supply nodes.yaml
     """
+    from servecap.report import html
+    from servecap.report.plan_text import plan_text
+
+    answer, cells = planned(matrix, given)
+    if given["html"]:
+        html.write_html(given["html"], cells=cells, plan=answer, title="Deployment plan")
+    if given["form"]:
+        from servecap.plan.emit import emit
+
+        click.echo(emit(answer, given["form"]), nl=False)
+    elif given["as_json"]:
+        output.print_json(answer)
+    else:
+        click.echo(plan_text(answer), nl=False)
+        if given["html"]:
+            click.echo(f"\nwritten: {given['html']}")
+    return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
+
+
+def planned(matrix: str, given: dict[str, Any]) -> tuple[Plan, list[Cell]]:
+    """The plan that the options ask for, and the cells it was made from."""
     from servecap.matrix import files
     from servecap.plan.outlook import with_outlook
     from servecap.plan.sizing import plan
-    from servecap.report import html
-    from servecap.report.plan_text import plan_text
 
     slo = slos.parse(given["slo"])
     demand = _demand(given)
@@ -129,19 +148,7 @@ def command(matrix: str, **given: Any) -> int:
         answer = with_outlook(answer, table.cells, slo=slo, models=models)
     if given["engine"]:
         answer = _verified(answer, table.cells, given)
-    if given["html"]:
-        html.write_html(given["html"], cells=table.cells, plan=answer, title="Deployment plan")
-    if given["form"]:
-        from servecap.plan.emit import emit
-
-        click.echo(emit(answer, given["form"]), nl=False)
-    elif given["as_json"]:
-        output.print_json(answer)
-    else:
-        click.echo(plan_text(answer), nl=False)
-        if given["html"]:
-            click.echo(f"\nwritten: {given['html']}")
-    return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
+    return answer, table.cells
 
 
 def _verified(answer: Plan, cells: Sequence[Cell], given: dict[str, Any]) -> Plan:

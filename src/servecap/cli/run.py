@@ -45,9 +45,21 @@ def command(**given: Any) -> int:
 
     The API key is read from SERVECAP_API_KEY, else OPENAI_API_KEY.
     """
+    from servecap.report import text
+
+    run, summary = measured(given)
+    if given["as_json"]:
+        output.print_json({"run": run.header, "path": run.path, "summary": summary})
+    else:
+        click.echo(text.summary_text(run, summary))
+        click.echo(f"\nkept in {run.path}: report.html, summary.json, records.jsonl")
+    return output.run_exit_code(run, summary)
+
+
+def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
+    """The run that the options ask for, with its figures; it is kept in a folder."""
     from servecap import summarize
     from servecap.probe import open_bench
-    from servecap.report import text
 
     scenario = options.scenario(given, _load(given))
     out = output.unused(output.folder(given["out"], "run"))
@@ -67,12 +79,7 @@ def command(**given: Any) -> int:
         display.close()
     summary = summarize.summarize(run)
     keep(run, summary, out)
-    if given["as_json"]:
-        output.print_json({"run": run.header, "path": run.path, "summary": summary})
-    else:
-        click.echo(text.summary_text(run, summary))
-        click.echo(f"\nkept in {out}: report.html, summary.json, records.jsonl")
-    return output.run_exit_code(run, summary)
+    return run, summary
 
 
 def keep(run: Run, summary: Summary, out: Path) -> None:
