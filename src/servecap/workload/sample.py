@@ -7,6 +7,14 @@ import msgspec
 from servecap.record import Message
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of a session; its messages begin with those of the turn before."""
+
+    messages: tuple[Message, ...]
+    prompt_tokens: int
+    answer_tokens: int | None
+
+
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt of a data set, with the answer that the data has for it.
 
@@ -22,6 +30,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     prefix_chars: int | None = None  # length of that document, at the start of the first message
     prefix_tokens: int | None = None  # the same in tokens, where another sample shares it
     turns: tuple[Message, ...] = ()
+    session: tuple[Turn, ...] = ()  # the turns that are sent, where sessions are asked for
 
     @property
     def text(self) -> str:

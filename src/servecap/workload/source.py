@@ -15,7 +15,7 @@ from servecap import rand
 from servecap.errors import UsageError
 from servecap.record import Message, Request, TokenSource
 from servecap.scenario import Replay, WorkloadSpec
-from servecap.workload import builtin, fixed, formats, replay, tokens, traces
+from servecap.workload import builtin, fixed, formats, mix, replay, sessions, tokens, traces
 from servecap.workload.sample import Dropped, Parsed, Sample, dropped_text, tally
 from servecap.workload.words import WORDS, Draws
 
@@ -24,6 +24,13 @@ from servecap.workload.words import WORDS, Draws
 NATURAL_CAP_TOKENS = 2048
 MAX_OUTPUT_TOKENS = fixed.MAX_TOKENS
 _MARK_WORDS = 4  # 10**11 combinations
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A workload and its share of a mix."""
+
+    share: float
+    workload: Workload
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +48,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[Sample, ...] = ()
     fixed: fixed.Fixed | None = None
     player: replay.Player | None = None  # plays a trace
+    synthetic: sessions.Synthetic | None = None
+    sessions: bool = False  # all turns of each sample's conversation are sent
+    parts: tuple[Part, ...] = ()
     records: int = 0
     dropped: dict[str, int] = {}
 
@@ -57,6 +67,14 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.fixed is not None:
             return self.fixed.requests(seed, first_id)
+        if self.synthetic is not None:
+            return self.synthetic.requests(seed, first_id)
+        if self.parts:
+            streams = [
+                part.workload.requests(rand.derive(seed, "mix", place))
+                for place, part in enumerate(self.parts)
+            ]
+            return mix.merged([part.share for part in self.parts], streams, seed, first_id)
         if self.player is not None:
             tokens = None if self.output == "data" else self._asked_tokens()
             return self.player.requests(seed, tokens, exact=self.output != "natural")
@@ -64,12 +82,17 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     def _sampled(self, seed: int, first_id: int) -> Iterator[Request]:
         marks = Draws(WORDS, _MARK_WORDS, seed, "workload", "mark")
-        request_id, passes = first_id, 0
+        request_id, passes, session = first_id, 0, 0
         while True:
             order = list(self.samples)
             rand.stream(seed, "workload", "pass", passes).shuffle(order)
             for sample in order:
                 mark = f"[{' '.join(marks[request_id])}] " if self.unique else ""
+                if self.sessions:
+                    yield from self._session(sample, request_id, session, mark)
+                    request_id += len(sample.session)
+                    session += 1
+                    continue
                 yield self._request(sample, request_id, mark)
                 request_id += 1
             passes += 1
@@ -90,6 +113,27 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             prefix_tokens=None if mark else sample.prefix_tokens,
         )
 
+    def _session(self, sample: Sample, first_id: int, session: int, mark: str) -> Iterator[Request]:
+        """The sample's turns; the mark stays in the history, so that they share their prefix."""
+        mark_tokens = self.counter.count(mark) if mark else 0
+        before = None
+        for number, turn in enumerate(sample.session):
+            first, *rest = turn.messages
+            prompt_tokens = turn.prompt_tokens + mark_tokens
+            asked = turn.answer_tokens if self.output == "data" else self._asked_tokens()
+            yield Request(
+                request_id=first_id + number,
+                messages=(Message(first.role, mark + first.content), *rest),
+                prompt_tokens=prompt_tokens,
+                max_output_tokens=asked,
+                exact_output=self.output != "natural",
+                session=session,
+                turn=number,
+                turns_left=len(sample.session) - 1 - number,
+                prefix_tokens=before,
+            )
+            before = prompt_tokens
+
     def _output_tokens(self, sample: Sample) -> int | None:
         return sample.answer_tokens if self.output == "data" else self._asked_tokens()
 
@@ -107,6 +151,12 @@ def load(spec: WorkloadSpec) -> Workload:
     output = _output(spec.output)
     if spec.replay is not None:
         return _load_trace(spec, spec.replay, output)
+    if spec.source.startswith(mix.PREFIX):
+        return _load_mix(spec, output)
+    if spec.source.startswith(sessions.PREFIX):
+        return _load_synthetic(spec, output)
+    if spec.sessions and spec.source.startswith(fixed.PREFIX):
+        raise UsageError(f"workload {spec.source} has no sessions: write sessions:TURNSxIN/OUT")
     if spec.source.startswith(fixed.PREFIX):
         return _load_fixed(spec, output)
     if spec.source in builtin.BUILTINS:
@@ -119,10 +169,17 @@ def load(spec: WorkloadSpec) -> Workload:
         origin = f"{Path(spec.source).name} ({parsed.format})"
     counter = tokens.counter(spec.tokenizer)
     parsed = _filter(_count(parsed, counter), spec.source, output)
+    note = _note(origin, parsed, counter.source)
+    if spec.sessions:
+        known = {"data": None, "natural": sessions.STAND_IN_TOKENS}
+        stand_in = known[output] if output in known else int(output)
+        parsed = sessions.with_sessions(parsed, counter, stand_in)
+        note += sessions.note(parsed)
     return Workload(
         name=spec.source,
-        note=_note(origin, parsed, counter.source),
+        note=note,
         output=output,
+        sessions=spec.sessions,
         unique=spec.unique,
         counter=counter,
         samples=parsed.samples,
@@ -164,6 +221,45 @@ def _load_fixed(spec: WorkloadSpec, output: str) -> Workload:
         unique=True,
         counter=counter,
         fixed=plan,
+    )
+
+
+def _load_mix(spec: WorkloadSpec, output: str) -> Workload:
+    if spec.format is not None:
+        raise UsageError("a mix tells each format by itself: leave --format away")
+    parts = tuple(
+        Part(share, load(msgspec.structs.replace(spec, source=name)))
+        for share, name in mix.parse(spec.source)
+    )
+    return Workload(
+        name=spec.source,
+        note="; ".join(f"{p.share:.0%} {p.workload.name} ({p.workload.note})" for p in parts),
+        output=output,
+        unique=spec.unique,
+        counter=parts[0].workload.counter,
+        parts=parts,
+        records=sum(p.workload.records for p in parts),
+        dropped=dict(sum((Tally(p.workload.dropped) for p in parts), Tally())),
+    )
+
+
+def _load_synthetic(spec: WorkloadSpec, output: str) -> Workload:
+    turns, in_tokens, out_tokens = sessions.parse(spec.source)
+    single = msgspec.structs.replace(
+        spec, source=f"{fixed.PREFIX}{in_tokens}/{out_tokens}", sessions=False
+    )
+    made = _load_fixed(single, output)
+    if made.fixed is None:
+        raise AssertionError(made)
+    return msgspec.structs.replace(
+        made,
+        name=spec.source,
+        note=(
+            f"sessions of {turns} turns of random words: each turn adds {in_tokens} tokens and"
+            f" gets {out_tokens}; the history holds made-up answers of that length"
+        ),
+        fixed=None,
+        synthetic=sessions.Synthetic(turns=turns, words=made.fixed),
     )
 
 
