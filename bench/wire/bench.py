@@ -1,6 +1,7 @@
 """servecap's client beside others, against a null server: what does a token event cost?
 
     python bench/wire/bench.py [--rounds 3] [--seconds 4] [--clients c,product,aiohttp,httpx]
+        [--realtime]
 
 Needs cc, and `pip install aiohttp httpx` for the clients of those names. The server has one core,
 the client under test another; the clients take turns within each round, and medians over the
@@ -35,13 +36,16 @@ def build(folder: Path) -> None:
         subprocess.run(["cc", "-O2", "-o", str(folder / name), str(HERE / f"{name}.c")], check=True)
 
 
+REALTIME = False
+
+
 def pinned(core: int, command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
+    def alone() -> None:
+        os.sched_setaffinity(0, {core})
+        if REALTIME:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=alone)
 
 
 def client_command(kind: str, folder: Path, arguments: list[str]) -> list[str]:
@@ -143,7 +147,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--clients", default="c,product,aiohttp,httpx")
+    parser.add_argument(
+        "--realtime", action="store_true", help="before all other processes (root, busy machine)"
+    )
     given = parser.parse_args()
+    global REALTIME
+    REALTIME = given.realtime
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("two cores are needed: one for the server, one for the client")

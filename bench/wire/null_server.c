@@ -96,11 +96,11 @@ static int chunk(char *out, const char *data) {
     return sprintf(out, "%zx\r\n%s\r\n", strlen(data), data);
 }
 
-static int event(char *out, const char *delta, const char *rest, int64_t at_ns) {
+static int event(char *out, const char *delta, uint32_t stream) {
     char data[512];
     sprintf(data, "data: {\"id\":\"chatcmpl-%019lld\",\"object\":\"chat.completion.chunk\","
                   "\"created\":1790000000,\"model\":\"null\",\"choices\":[{\"index\":0,\"delta\":{%s},"
-                  "\"logprobs\":null,\"finish_reason\":null}]%s}\n\n", (long long)at_ns, delta, rest);
+                  "\"logprobs\":null,\"finish_reason\":null}]}\n\n", (long long)stream, delta);
     return chunk(out, data);
 }
 
@@ -129,9 +129,9 @@ static void respond(int fd, conn_t *c, char *body) {
     c->stream = name ? (uint32_t)atoi(name + 7) : 0xffffffffu;
     int64_t now = now_ns();
     n = sprintf(out, "%s", HEAD);
-    n += event(out + n, "\"role\":\"assistant\",\"content\":\"\"", "", now);
+    n += event(out + n, "\"role\":\"assistant\",\"content\":\"\"", c->stream);
     if (c->left == 1) {
-        n += event(out + n, "\"content\":\" token\"", "", now);
+        n += event(out + n, "\"content\":\" token\"", c->stream);
         n += last(out + n, 1);
         put(fd, out, n);
         return;
@@ -148,7 +148,7 @@ static void emit(int fd, conn_t *c) {
     char out[1024];
     int64_t now = now_ns();
     note(c->stream, 1, now);
-    put(fd, out, event(out, "\"content\":\" token\"", "", now));
+    put(fd, out, event(out, "\"content\":\" token\"", c->stream));
     c->due_ns += interval_ns;
     if (--c->left == 0) {
         put(fd, out, last(out, (int)c->at_ns));

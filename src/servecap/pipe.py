@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,26 +74,39 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_pack)
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message, dec_hook=_unpack)
 
 
+def encoded(message: Message) -> bytes:
+    """*message* as it goes over a pipe."""
+    data = _encoder.encode(message)
+    return _LENGTH.pack(len(data)) + data
+
+
 class Frames:
-    """Cuts a byte stream into the messages in it, however it was cut before."""
+    """Cuts a byte stream into the messages in it, however it was cut before.
+
+    What was fed waits until it is taken, so that a receiver which asks for more while it acts on
+    a message gets the one after it, and none twice.
+    """
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._whole: deque[Message] = deque()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Every message that *data* completes."""
+    def feed(self, data: bytes) -> None:
         rest = self._rest
         rest += data
         at = 0
-        try:
-            while len(rest) - at >= 4:
-                (size,) = _LENGTH.unpack_from(rest, at)
-                if len(rest) - at - 4 < size:
-                    break
-                at += 4 + size
-                yield _decoder.decode(bytes(rest[at - size : at]))
-        finally:
-            del rest[:at]
+        while len(rest) - at >= 4:
+            (size,) = _LENGTH.unpack_from(rest, at)
+            if len(rest) - at - 4 < size:
+                break
+            at += 4 + size
+            self._whole.append(_decoder.decode(bytes(rest[at - size : at])))
+        del rest[:at]
+
+    def take(self) -> Iterator[Message]:
+        """The messages that are whole, each given out once."""
+        while self._whole:
+            yield self._whole.popleft()
 
 
 class Pipe:
@@ -120,9 +134,8 @@ class Pipe:
 
     def send(self, message: Message) -> None:
         """Send *message*, now or as soon as there is room."""
-        data = _encoder.encode(message)
         waiting = bool(self._out)
-        self._out += _LENGTH.pack(len(data)) + data
+        self._out += encoded(message)
         if not waiting:
             self._flush()
 
@@ -153,7 +166,8 @@ class Pipe:
             self.close()
             self._on_closed()
             return
-        for message in self._frames.feed(data):
+        self._frames.feed(data)
+        for message in self._frames.take():
             self._on_message(message)
 
     def wait_for(self, until_s: float) -> Iterator[Message]:
@@ -162,6 +176,7 @@ class Pipe:
         Ends when the time is over or the other side is gone.
         """
         self._detach()
+        yield from self._frames.take()
         while self.open and (left_s := until_s - time.monotonic()) > 0:
             self.sock.settimeout(left_s)
             try:
@@ -176,7 +191,8 @@ class Pipe:
             if not data:
                 self.close()
                 return
-            yield from self._frames.feed(data)
+            self._frames.feed(data)
+            yield from self._frames.take()
         if self.open:
             self.sock.setblocking(False)
 

@@ -9,7 +9,7 @@ import time
 # Linux: asm-generic/socket.h. The other systems have no nanosecond stamp for TCP.
 SO_TIMESTAMPNS = 35 if sys.platform == "linux" else None
 STAMP_SPACE = 64  # bytes for one control message with a timespec
-_timespec = struct.Struct("@qq")
+timespec = struct.Struct("@qq").unpack_from  # seconds and nanoseconds of such a message
 
 
 class Clock:
@@ -17,14 +17,13 @@ class Clock:
 
     Without it the clock starts when it is made.
 
-    The kernel stamps packets with wall-clock time. `kernel_s` puts such a stamp on this clock by
-    the offset between the two, which `align` measures anew so that a stepped or slewed wall clock
-    does no harm.
+    The kernel stamps packets with wall-clock time; less `wall_at_start_s` such a stamp is on this
+    clock. `align` measures that offset anew, so that a stepped or slewed wall clock does no harm.
     """
 
     def __init__(self, start_s: float | None = None) -> None:
         self.start_s = time.monotonic() if start_s is None else start_s
-        self._wall_at_start_s = 0.0
+        self.wall_at_start_s = 0.0
         self.align()
 
     def now(self) -> float:
@@ -38,9 +37,4 @@ class Clock:
             before, wall, after = time.monotonic(), time.time(), time.monotonic()
             if after - before < best:
                 best = after - before
-                self._wall_at_start_s = wall - ((before + after) / 2 - self.start_s)
-
-    def kernel_s(self, control: bytes) -> float:
-        """The time in a SO_TIMESTAMPNS control message, in seconds since the run's start."""
-        seconds, nanoseconds = _timespec.unpack_from(control)
-        return float(seconds - self._wall_at_start_s + nanoseconds * 1e-9)
+                self.wall_at_start_s = wall - ((before + after) / 2 - self.start_s)

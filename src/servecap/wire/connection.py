@@ -7,11 +7,12 @@ import errno
 import os
 import socket
 import ssl
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 
-from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock
+from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock, timespec
 from servecap.wire.poller import READ_BYTES, Poller
 
 _OFFSET_ERROR_S = 0.001
@@ -180,13 +181,15 @@ class Connection:
         except OSError as error:
             self._fail(error.strerror or str(error))
             return
-        now_s = self._clock.now()
+        clock, last_s = self._clock, self._last_s
+        now_s = monotonic() - clock.start_s
         if control:
             # A stamp outside what is possible comes from a wall clock that was set meanwhile;
             # a little before the last one is the error of the offset between the two clocks.
-            kernel_s = self._clock.kernel_s(control[0][2])
-            if self._last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
-                now_s = max(kernel_s, self._last_s)
+            seconds, nanoseconds = timespec(control[0][2])
+            kernel_s = seconds - clock.wall_at_start_s + nanoseconds * 1e-9
+            if last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
+                now_s = kernel_s if kernel_s > last_s else last_s
         self._last_s = now_s
         data = bytes(self._poller.buffer[:size])
         if self._tls is not None:

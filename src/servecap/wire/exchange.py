@@ -34,6 +34,7 @@ class Exchange:
         "_on_done",
         "_parts",
         "_reader",
+        "_room",
         "_sse",
         "_stamps",
         "arrival",
@@ -69,6 +70,8 @@ class Exchange:
         self._stamps: list[float] = []
         self._body: list[bytes] = []
         self._deferring = False
+        # Streams that began together must not all be read in the same moment.
+        self._room = 1 + arrival.request.request_id % _PARTS_KEPT
 
     # called by the connection
 
@@ -80,7 +83,7 @@ class Exchange:
             self._deferring
             and len(data) >= _SHORT
             and not data.endswith(_END)
-            and len(self._parts) < _PARTS_KEPT
+            and len(self._parts) < self._room
         ):
             return
         self.understand()
@@ -110,6 +113,8 @@ class Exchange:
         """Read all that was received so far."""
         parts, stamps = self._parts, self._stamps
         self._parts, self._stamps = [], []
+        if self._deferring:
+            self._room = _PARTS_KEPT
         try:
             for data, at_s in zip(parts, stamps, strict=True):
                 for piece in self._reader.feed(data):
