@@ -54,6 +54,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "workers",
             "selftest",
             "probe",
+            "predict",
             "simulate",
             "emulate",
             "store",

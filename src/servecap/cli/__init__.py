@@ -17,9 +17,12 @@ COMMANDS = {
     "find": "Find the most users for whom the SLO holds.",
     "matrix": "Fill the key performance matrix: model x GPU x TP x scenario.",
     "plan": "From a matrix to a deployment: which GPU, how split, how many nodes.",
+    "predict": "Predict cells that nobody measured, each figure with an interval.",
+    "calibrate": "Fit the engine model to measured cells.",
     "emulate": "Serve like an LLM server, without a GPU.",
     "report": "Show stored runs, searches and matrices; write one HTML page.",
     "compare": "Say what changed between runs or searches by more than noise.",
+    "audit": "Hold a table, a run or a search against itself: what cannot be, and what it should.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
 

@@ -267,6 +267,7 @@ def serve_all(
     users: Any,
     times: Any,
 ) -> int:
+    """Fills *users* and *times* with what became of each request; the number of preemptions."""
     n, population = len(prompt), len(start_s)
     seq = np.zeros((6, n), np.int64)
     seq[PROMPT], seq[OUTPUT], seq[RESERVE] = prompt, output, reserve

@@ -39,6 +39,7 @@ PLANNED, STARTED, FIRST, END = range(4)
 
 @compiled
 def blocks_for(tokens: int) -> int:
+    """As `kv.blocks_for`."""
     return (tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
 
 
@@ -144,6 +145,7 @@ def decode(
 
 @compiled
 def hold(state: Any, seq: Any, i: int, tokens: int) -> bool:
+    """As `Queues.hold`."""
     more = blocks_for(tokens) - seq[BLOCKS, i]
     if more > 0:
         if more > state[FREE]:
@@ -155,6 +157,7 @@ def hold(state: Any, seq: Any, i: int, tokens: int) -> bool:
 
 @compiled
 def preempt(state: Any, seq: Any, running: Any, waiting: Any) -> int:
+    """As `Queues.preempt_youngest`; who it was."""
     state[RUNNING] -= 1
     victim = running[state[RUNNING]]
     state[FREE] += seq[BLOCKS, victim]

@@ -49,7 +49,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         cost = self.place.coefficients(tuning)
         room = self.place.kv_tokens(self.harness, tuning)
         runs = [self._run(cost, room, users, slo, seed) for seed in range(seeds)]
-        means = np.mean(np.array(runs), axis=0)
+        means: list[float] = np.mean(np.array(runs), axis=0).tolist()
         return Figures(
             users=users,
             ttft_s=means[0],

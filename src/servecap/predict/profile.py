@@ -90,12 +90,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             kv_room=value["kv_room"],
         )
 
-    def kind(self, gpu: Gpu, model: str) -> Kind:
-        """How much the calibration knows of such a place."""
+    def kind(self, gpu: Gpu) -> Kind:
+        """How much the calibration knows of such a place.
+
+        "calibrated": rows on that GPU, of whatever model; "transferred": rows on others only.
+        """
         if not self.validity.rows:
             return "spec-only"
-        same = gpu.name in self.validity.gpus and model in self.validity.models
-        return "calibrated" if same else "transferred"
+        return "calibrated" if gpu.name in self.validity.gpus else "transferred"
 
 
 def _parameter(value: float, spread: float, low: float, high: float) -> Parameter:

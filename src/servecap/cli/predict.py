@@ -1,0 +1,196 @@
+"""`servecap predict`: figures of cells that nobody measured."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servecap.cli import output
+from servecap.cli.calibrate import TABLE_SLO
+from servecap.errors import UsageError
+
+if TYPE_CHECKING:
+    from servecap.cell import Cell
+    from servecap.predict.answer import Answer, Range
+    from servecap.predict.profile import Profile
+    from servecap.predict.rows import Rules
+
+
+@click.command("predict")
+@click.option("--profile", type=click.Path(exists=True), help="From `servecap calibrate`.")
+@click.option("--cells", type=click.Path(exists=True), help="Predict each row of this table (CSV).")
+@click.option("--model", help="A preset such as llama-13b, or a config.json; several by comma.")
+@click.option("--gpu", help="Such as a100-40gb; several by comma.")
+@click.option("--tp", default="1", show_default=True, help="Tensor-parallel degrees, by comma.")
+@click.option(
+    "--scenario", default="chat", show_default=True, help="chat, chat-zh, docqa or docqa-zh."
+)
+@click.option("--prompt-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
+@click.option("--output-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
+@click.option(
+    "--engine",
+    type=click.Choice(["tgi", "vllm", "sglang"]),
+    help="[default: the profile's; else tgi for --cells and vllm otherwise]",
+)
+@click.option(
+    "--slo", help="[default: that of the classic tables for --cells; else 3 s and 100 ms]"
+)
+@click.option(
+    "--users", type=click.IntRange(1), help="Figures at that load.  [default: at capacity]"
+)
+@click.option("--queue", type=click.IntRange(0), help="Classic stop rule; 0: steady state.")
+@click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
+@click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
+def command(**given: Any) -> int:
+    """Predict users, TTFT, TPOT and rates, each with an interval and what binds.
+
+    The engine model simulates the load test. Without --profile its figures rest on data sheets;
+    with one, on the measured cells behind it, and the intervals on how wrong it was there.
+
+    \b
+    Examples:
+      servecap predict --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
+      servecap predict --profile ours.json --cells cells.csv --json
+    """
+    from servecap.predict import profile as profiles
+    from servecap.predict.answer import answer
+    from servecap.predict.rows import case_of, output_share, slo_of
+
+    known = profiles.load(Path(given["profile"])) if given["profile"] else None
+    if (given["cells"] is None) == (given["model"] is None or given["gpu"] is None):
+        raise UsageError("say either --cells FILE, or --model and --gpu")
+    rules = _rules(given, known)
+    cells = _table(Path(given["cells"])) if given["cells"] else _grid(given)
+    use = known or profiles.prior(rules.engine)
+    if use.engine != rules.engine:
+        raise UsageError(f"the profile is of {use.engine}, not of --engine {rules.engine}")
+    share = output_share(cells)
+    answers = [
+        answer(
+            case_of(cell, rules, share),
+            use,
+            slo_of(cell, rules),
+            scenario=cell.scenario,
+            users=given["users"] or (cell.capacity.users if cell.capacity else None) or None,
+        )
+        for cell in cells
+    ]
+    if given["as_json"]:
+        output.print_json({"profile": use.name, "slo": str(rules.slo), "cells": answers})
+    else:
+        click.echo(_text(answers))
+    return 0
+
+
+def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
+    """How the load test is done: a table's own rules, or today's defaults."""
+    import msgspec
+
+    from servecap import slo as slos
+    from servecap.predict.rows import Rules
+
+    table = given["cells"] is not None
+    text = given["slo"] or (TABLE_SLO if table else slos.DEFAULT_SLO_TEXT)
+    engine = given["engine"] or (known.engine if known else "tgi" if table else "vllm")
+    rules = msgspec.convert(
+        {
+            "engine": engine,
+            "slo": slos.parse(text),
+            "queue": given["queue"] if table else given["queue"] or 0,
+            "max_waiting_tokens": given["max_waiting_tokens"],
+            "reserve_tokens": given["reserve_tokens"],
+        },
+        Rules,
+    )
+    if table or engine == "tgi":
+        return rules
+    return msgspec.structs.replace(rules, max_running=256, memory_share=0.9)
+
+
+def _table(path: Path) -> list[Cell]:
+    """The rows of a CSV; max_users may be absent, since it is asked for."""
+    from servecap.matrix import files
+    from servecap.matrix.table import SYNONYMS, parse_csv
+
+    if path.suffix.lower() != ".csv":
+        return list(files.read(path).cells)
+    try:
+        lines = [x for x in io.StringIO(path.read_text(encoding="utf-8-sig")) if x.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
+    names = [n.strip().casefold() for n in lines[0].split(",")] if lines else []
+    if lines and "max_users" not in [SYNONYMS.get(n, n) for n in names]:
+        ends = ["max_users", *[""] * (len(lines) - 1)]
+        lines = [f"{x.rstrip()},{end}\n" for x, end in zip(lines, ends, strict=True)]
+    return list(parse_csv("".join(lines), name=str(path)).cells)
+
+
+def _grid(given: dict[str, Any]) -> list[Cell]:
+    """One cell for each model, GPU and degree."""
+    from servecap.cell import Cell
+    from servecap.predict.rows import SCENARIOS
+
+    usual = SCENARIOS.get(given["scenario"])
+    prompt, out = given["prompt_tokens"], given["output_tokens"]
+    if usual is None and (prompt is None or out is None):
+        raise UsageError(
+            f"--scenario {given['scenario']!r} is none of {', '.join(SCENARIOS)}; "
+            "give --prompt-tokens and --output-tokens for another"
+        )
+    prompt = prompt or (usual.prompt_tokens if usual else 0)
+    out = out or (usual.output_tokens if usual else 0)
+    try:
+        degrees = [int(n) for n in given["tp"].split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--tp {given['tp']!r} is not a list of whole numbers like 1,2,4"
+        ) from None
+    return [
+        Cell(
+            model=model.strip(),
+            gpu=gpu.strip(),
+            tp=tp,
+            scenario=given["scenario"],
+            origin="predicted",
+            provenance="command line",
+            avg_context_tokens=prompt + out,
+            avg_output_tokens=out,
+        )
+        for model in given["model"].split(",")
+        for gpu in given["gpu"].split(",")
+        for tp in degrees
+    ]
+
+
+def _text(answers: list[Answer]) -> str:
+    """A line of figures for each cell, and a line of what binds and what is uncertain."""
+    from servecap.predict.uncertainty import SHARE
+
+    lines = [
+        f"predicted, not measured; in brackets {SHARE:.0%} intervals",
+        "model        GPU              TP  max users           at    TTFT s            "
+        "TPOT ms         requests/s",
+    ]
+    for a in answers:
+        head = f"{a.model:<12} {a.gpu:<16} {a.tp:>2}"
+        if a.impossible is not None:
+            lines.append(f"{head}  not possible: {a.impossible}")
+            continue
+        figures = "  ".join(
+            [_range(a.max_users, 1, 0), f"{a.users or 0:>5}", _range(a.ttft_s, 1, 2),
+             _range(a.tpot_s, 1e3, 0), _range(a.requests_per_s, 1, 1)]
+        )  # fmt: skip
+        lines += [f"{head}  {figures}", f"    {a.kind}; {a.binds}"]
+        lines += [f"    {note}" for note in a.notes]
+    return "\n".join(lines)
+
+
+def _range(r: Range | None, unit: float, digits: int) -> str:
+    if r is None:
+        return "n/a"
+    value, low, high = (x * unit for x in (r.value, r.low, r.high))
+    return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"

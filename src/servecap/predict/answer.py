@@ -1,0 +1,155 @@
+"""A predicted cell: figures with intervals, what binds, and how far the knowledge reaches."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from servecap.engine.cost import StepWork
+from servecap.errors import UsageError
+from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
+from servecap.predict.place import Tuning
+from servecap.predict.profile import Kind, Profile
+from servecap.predict.uncertainty import SHARE, spread_of
+from servecap.slo import Slo
+
+_FULL = 0.85  # of the room for KV: from here on newcomers wait for memory
+
+
+class Range(msgspec.Struct, frozen=True):
+    """A figure, and between what it lies in `SHARE` of the cases."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a load test of the place would show; seconds, per second.
+
+    Latencies and rates are those at `users`: given, or else at the predicted capacity.
+    `impossible`: why there are no figures at all.
+    """
+
+    model: str
+    gpu: str
+    tp: int
+    scenario: str
+    kind: Kind
+    users: int | None = None
+    max_users: Range | None = None
+    ttft_s: Range | None = None
+    tpot_s: Range | None = None
+    requests_per_s: Range | None = None
+    output_tokens_per_s: Range | None = None
+    total_tokens_per_s: Range | None = None
+    interval_share: float = SHARE
+    kv_tokens: int | None = None
+    binds: str | None = None
+    step_shares: dict[str, float] = msgspec.field(default_factory=dict)  # of a decode step
+    notes: tuple[str, ...] = ()
+    impossible: str | None = None
+
+
+def answer(
+    case: Case,
+    profile: Profile,
+    slo: Slo,
+    *,
+    scenario: str = "",
+    users: int | None = None,
+    seeds: int = SEEDS,
+) -> Answer:
+    """The cell as *profile* has it; a model that does not fit is an answer, too."""
+    place = case.place
+    kind = profile.kind(place.gpu)
+    blank = Answer(
+        model=place.model.name, gpu=place.gpu.name, tp=place.tp, scenario=scenario, kind=kind
+    )
+    tuning = profile.tuning(place.gpu)
+    try:
+        room = place.kv_tokens(case.harness, tuning)
+    except UsageError as error:
+        return msgspec.structs.replace(blank, impossible=str(error))
+    most, there = capacity(case, tuning, slo, seeds=seeds)
+    shown = there if users is None else case.figures(tuning, users, slo=slo, seeds=seeds)
+    shares, binds = _binds(case, tuning, shown, slo, room)
+
+    def ranged(figure: str, value: float) -> Range | None:
+        if not math.isfinite(value):
+            return None
+        spread = spread_of(profile, kind, figure)
+        return Range(value, value * math.exp(spread.low), value * math.exp(spread.high))
+
+    return msgspec.structs.replace(
+        blank,
+        users=shown.users if most or users else 0,
+        max_users=ranged("max_users", float(most)),
+        ttft_s=ranged("ttft_s", shown.ttft_s),
+        tpot_s=ranged("tpot_s", shown.tpot_s),
+        requests_per_s=ranged("requests_per_s", shown.requests_per_s),
+        output_tokens_per_s=ranged("requests_per_s", shown.output_tokens_per_s),
+        total_tokens_per_s=ranged("requests_per_s", shown.total_tokens_per_s),
+        kv_tokens=room,
+        binds=binds,
+        step_shares=shares,
+        notes=_notes(case, profile, kind, most, shown),
+    )
+
+
+def _binds(
+    case: Case, tuning: Tuning, figures: Figures, slo: Slo, room: int
+) -> tuple[dict[str, float], str]:
+    """Shares of a decode step at that load, and the tightest limit with what is behind it."""
+    lengths = case.lengths
+    in_flight = figures.requests_per_s * figures.e2e_s
+    sequences = max(1, round(in_flight))
+    context = round(sequences * (lengths.prompt_tokens + lengths.output_tokens / 2))
+    work = StepWork(sequences, context, 0, 0.0, 0, sequences)
+    parts = case.place.coefficients(tuning).parts(work)
+    read_only = case.place.coefficients(tuning).linear_read_s
+    hidden = max(0.0, parts.floor_s - parts.gpu_s)
+    seconds = {
+        "host": parts.host_s + hidden,
+        "weights (bandwidth)": min(parts.linear_s, read_only),
+        "matrices (compute)": max(0.0, parts.linear_s - read_only) + parts.output_layer_s,
+        "attention (bandwidth)": parts.attention_s,
+        "interconnect": parts.allreduce_s,
+    }
+    total = sum(seconds.values())
+    shares = {name: value / total for name, value in seconds.items()}
+    ratio = [v / x.at_most_s for v, x in zip(figures.held, slo.limits, strict=True)]
+    tightest = slo.limits[ratio.index(max(ratio))]
+    largest = max(shares, key=lambda name: shares[name])
+    held = sequences * (lengths.prompt_tokens + lengths.output_tokens * 0.75)
+    if tightest.metric in ("ttft", "queue") and held > _FULL * room:
+        return shares, f"{tightest}: KV memory (newcomers wait for it)"
+    if tightest.metric in ("ttft", "queue"):
+        return shares, f"{tightest}: waiting for a prefill and computing it; steps: {largest}"
+    return shares, f"{tightest}: {largest}, {shares[largest]:.0%} of a decode step"
+
+
+def _notes(case: Case, profile: Profile, kind: Kind, most: int, shown: Figures) -> tuple[str, ...]:
+    """What is odd, and where the prediction leaves what the calibration covered."""
+    notes = []
+    if shown.refused_share > 0:
+        notes.append(f"{shown.refused_share:.0%} of the requests are too long and refused")
+    if most == USERS_MAX:
+        notes.append(f"the search ended at {USERS_MAX} users; it carries at least these")
+    if kind == "spec-only":
+        return (*notes, "no measured rows behind it: data sheets and other engines' kernels")
+    known = profile.validity
+    if kind == "transferred":
+        notes.append(f"nothing was measured on {case.place.gpu.name}")
+    if case.place.model.name not in known.models:
+        notes.append(f"{case.place.model.name} was not measured")
+    context = case.lengths.prompt_tokens + case.lengths.output_tokens
+    low, high = known.context_tokens
+    if not low / 1.5 <= context <= high * 1.5:
+        notes.append(f"context {context:.0f} tokens; measured {low:.0f} to {high:.0f}")
+    if max(most, shown.users) > 1.5 * known.users_max:
+        notes.append(f"more users than the {known.users_max} that were measured")
+    if case.place.tp > known.tp_max:
+        notes.append(f"tp {case.place.tp}; measured up to {known.tp_max}")
+    return tuple(notes)

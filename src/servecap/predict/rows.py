@@ -1,0 +1,150 @@
+"""Cells of a table as cases: which load test a row of measured figures stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+import msgspec
+
+from servecap import slo as slos
+from servecap.cell import Cell
+from servecap.engine.spec import EngineKind
+from servecap.errors import UsageError
+from servecap.predict.calibrate import Measured
+from servecap.predict.figures import Case
+from servecap.predict.harness import CHAT_OUTPUT_SHARE, Harness, Lengths
+from servecap.predict.place import place
+from servecap.slo import Slo
+
+# Mean tokens and spreads, where a row or a command names a scenario and no lengths. Source: 400
+# requests each of the built-in workloads of the same names (tokens estimated).
+SCENARIOS = {
+    "chat": Lengths(prompt_tokens=237, output_tokens=188),
+    "chat-en": Lengths(prompt_tokens=237, output_tokens=188),
+    "chat-zh": Lengths(prompt_tokens=105, output_tokens=243, prompt_spread=1.3),
+    "docqa": Lengths(prompt_tokens=3153, output_tokens=180, prompt_spread=0.05, output_spread=0.4),
+    "docqa-zh": Lengths(
+        prompt_tokens=2640, output_tokens=155, prompt_spread=0.13, output_spread=0.33
+    ),
+}
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How rows were measured, as far as they do not say so themselves.
+
+    `queue`: requests of the classic stop rule; 0: the steady state; None: 250 for rows that tell
+    their answers' tokens apart, and the steady state for others. So it was in the published
+    tables of this form: Little's law holds in the older rows, while in the newer ones the tail of
+    250 requests takes up to two thirds of the rate; these also waited for 8 tokens instead of 20.
+    """
+
+    engine: EngineKind = "tgi"
+    slo: Slo
+    queue: int | None = None
+    think_s: tuple[float, float] = (1.0, 3.0)
+    max_waiting_tokens: int | None = None
+    max_batch_prefill_tokens: int = 32768
+    reserve_tokens: int | None = None
+    max_running: int = 2000
+    memory_share: float = 0.95
+
+    def harness(self, cell: Cell) -> Harness:
+        newer = cell.avg_output_tokens is not None
+        queue = self.queue if self.queue is not None else 250 if newer else 0
+        waiting = self.max_waiting_tokens
+        if waiting is None:
+            waiting = 8 if newer else 20
+        return Harness(
+            engine=self.engine,
+            queue=queue or None,
+            think_s=self.think_s,
+            max_waiting_tokens=waiting,
+            max_batch_prefill_tokens=self.max_batch_prefill_tokens,
+            step_tokens=8192 if self.engine == "sglang" else 2048,
+            reserve_tokens=self.reserve_tokens,
+            max_running=self.max_running,
+            memory_share=self.memory_share,
+        )
+
+
+def output_share(cells: Iterable[Cell]) -> float:
+    """Of a context, that is answer: the median of the cells that tell both, else the usual one."""
+    known = [
+        cell.avg_output_tokens / cell.avg_context_tokens
+        for cell in cells
+        if cell.avg_output_tokens and cell.avg_context_tokens
+    ]
+    return median(known) if known else CHAT_OUTPUT_SHARE
+
+
+def lengths_of(cell: Cell, share: float) -> Lengths:
+    """Mean lengths as the row tells them, else those of its scenario.
+
+    Raises:
+        UsageError: the row tells no lengths and its scenario is none of SCENARIOS.
+    """
+    context, output = cell.avg_context_tokens, cell.avg_output_tokens
+    if context is None:
+        usual = SCENARIOS.get(cell.scenario, SCENARIOS["chat"] if cell.scenario == "" else None)
+        if usual is None:
+            raise UsageError(
+                f"{cell.provenance}: no avg_context_tokens, and the scenario {cell.scenario!r} is "
+                f"none of {', '.join(SCENARIOS)}"
+            )
+        return usual if output is None else msgspec.structs.replace(usual, output_tokens=output)
+    answer = share * context if output is None else output
+    if not 1 <= answer < context:
+        raise UsageError(
+            f"{cell.provenance}: avg_output_tokens {answer:g} do not fit into "
+            f"avg_context_tokens {context:g} (prompt + answer)"
+        )
+    return Lengths(prompt_tokens=max(1.0, context - answer), output_tokens=answer)
+
+
+def case_of(cell: Cell, rules: Rules, share: float) -> Case:
+    """The row's place under the row's load test.
+
+    Raises:
+        UsageError: a name is unknown or the lengths make no sense.
+    """
+    return Case(
+        place=place(
+            cell.model,
+            cell.gpu,
+            cell.tp,
+            memory_gb=cell.gpu_memory_gb,
+            interconnect=cell.interconnect,
+        ),
+        lengths=lengths_of(cell, share),
+        harness=rules.harness(cell),
+    )
+
+
+def slo_of(cell: Cell, rules: Rules) -> Slo:
+    """The SLO that the row names, else that of the table."""
+    return slos.parse(cell.slo) if cell.slo else rules.slo
+
+
+def measured(cells: Iterable[Cell], rules: Rules) -> list[Measured]:
+    """The cells that were measured and tell a number of users, as rows to calibrate with.
+
+    Raises:
+        UsageError: a cell cannot be modelled, or none is left.
+    """
+    cells = [c for c in cells if c.origin == "measured" and c.capacity and c.capacity.users > 0]
+    if not cells:
+        raise UsageError("no measured cell with a number of users: nothing to calibrate with")
+    share = output_share(cells)
+    return [
+        Measured(
+            case=case_of(cell, rules, share),
+            users=cell.capacity.users if cell.capacity else 0,
+            slo=slo_of(cell, rules),
+            ttft_s=cell.ttft_s,
+            tpot_s=cell.tpot_s,
+            requests_per_s=cell.requests_per_s,
+            label=f"{cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}",
+        )
+        for cell in cells
+    ]
