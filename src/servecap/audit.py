@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+
+import msgspec
 
 from servecap import steady
 from servecap.metrics import Summary, Verdict
@@ -16,6 +20,7 @@ CPU_SHARE_MAX = 0.90
 CACHED_SHARE_MAX = 0.20
 OUTPUT_SHORT_SHARE = 0.90
 RATE_LIMITED_SHARE_MAX = 0.01
+CLOCK_S = 0.001  # kernel stamps are converted between clocks: so much may times be out of order
 
 
 def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -149,7 +154,8 @@ def _answers(run: Run, inside: Sequence[Record]) -> list[str]:
     good = [r for r in inside if r.ok]
     prompt = sum(r.prompt_tokens or 0 for r in good)
     cached = sum(r.cached_tokens or 0 for r in good)
-    alike = run.scenario.workload.sessions or not run.scenario.workload.unique
+    # Later turns begin with the history: that is taken from the cache by right.
+    alike = not run.scenario.workload.unique or any(r.turn for r in inside)
     if not alike and prompt and cached / prompt > CACHED_SHARE_MAX:
         found.append(
             f"the server took {cached / prompt:.0%} of the prompt tokens from its prefix cache, "
@@ -203,3 +209,73 @@ def _tail(run: Run, summary: Summary) -> str:
     if sent_last_s > 0 and before:
         text += f"; until then {before / sent_last_s:.3g} requests/s, over all {summary.qps:.3g}"
     return text
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A relation that must hold between figures of one run, and whether it does."""
+
+    name: str
+    said: str
+    holds: bool
+
+
+def identities(run: Run, summary: Summary) -> tuple[Identity, ...]:
+    """The relations between a run's figures, each from figures that were come by differently."""
+    inside = steady.counted(sorted(run.records, key=lambda r: r.end_s), summary.window)
+    good = [r for r in inside if r.ok]
+    found = [_times_in_order(run.records), _requests_add_up(summary)]
+    e2e = summary.client.get("e2e")
+    load = run.scenario.load
+    allowed = max(steady.LITTLE_SHARE, steady.LITTLE_NOISE / math.sqrt(max(1, len(inside))))
+    if e2e is not None and isinstance(load, ClosedLoop) and load.queue is None and not load.each:
+        cycle_s = e2e.mean + load.think_mean_s
+        found.append(
+            _equal("users = requests/s x (response + think)", load.users, summary.qps * cycle_s,
+                   allowed)
+        )  # fmt: skip
+    if e2e is not None and summary.error_rate == 0:
+        found.append(
+            _equal("requests in flight = requests/s x response", summary.in_flight_mean,
+                   summary.qps * e2e.mean, allowed)
+        )  # fmt: skip
+    tokens = summary.client.get("output_tokens")
+    if tokens is not None and len(good) == tokens.n and summary.qps > 0:
+        found.append(
+            _equal("tokens/s = requests/s x tokens per answer", summary.output_tps,
+                   summary.qps * tokens.mean, 1e-6)
+        )  # fmt: skip
+    found.append(_tokens_add_up(good))
+    return tuple(found)
+
+
+def _equal(name: str, one: float, other: float, allowed: float) -> Identity:
+    gap = abs(one - other) / max(abs(one), abs(other), 1e-12)
+    said = f"{one:.4g} against {other:.4g} ({gap:.1%} apart, {allowed:.1%} allowed)"
+    return Identity(name=name, said=said, holds=gap <= allowed)
+
+
+def _times_in_order(records: Sequence[Record]) -> Identity:
+    """planned <= sent <= first token <= chunks <= end, for every request."""
+    wrong = 0
+    for r in records:
+        times = [r.planned_s, r.sent_s, *r.chunk_s, r.end_s]
+        if r.first_token_s is not None:
+            times.insert(2, r.first_token_s)
+        wrong += any(b < a - CLOCK_S for a, b in itertools.pairwise(times))
+    said = f"{len(records) - wrong} of {len(records)} requests"
+    return Identity(name="planned, sent, first token, end in order", said=said, holds=wrong == 0)
+
+
+def _requests_add_up(summary: Summary) -> Identity:
+    failed = sum(summary.errors.values())
+    said = f"{summary.requests} = {summary.requests_ok} + {failed}"
+    holds = summary.requests == summary.requests_ok + failed
+    return Identity(name="requests = successes + failures", said=said, holds=holds)
+
+
+def _tokens_add_up(good: Sequence[Record]) -> Identity:
+    """No answer may have fewer tokens than chunks: a chunk with output carries at least one."""
+    told = [r for r in good if r.output_tokens is not None and r.chunk_s]
+    wrong = sum(len(r.chunk_s) > (r.output_tokens or 0) for r in told)
+    said = f"{len(told) - wrong} of {len(told)} answers"
+    return Identity(name="tokens >= chunks with output", said=said, holds=wrong * 100 <= len(told))

@@ -31,23 +31,46 @@ SEARCH = "search.json"
     show_default=True,
     help="Width of the answer's interval that is narrow enough.",
 )
+@click.option(
+    "--confidence", default="95%", show_default=True, help="That the interval holds the capacity."
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Measure at most so long (600, 90s, 10m, 1h), then say what is known.",
+)
 @options.workload_options
 @options.judge_options
 @options.output_options
 def command(**given: Any) -> int:
     """Find the most users for whom the SLO holds.
 
-    Levels of users are widened until one fails, then the bracket is halved. Only valid runs
-    decide; a level that cannot be told apart from the limit stays in the interval.
+    Levels of users are tried where they tell most about the edge, and all of them together give
+    an interval for the capacity, until that is within --precision. Only valid runs count. What
+    is answered is the lower end of the interval: the number that can be promised.
 
     \b
     Examples:
       servecap find --url http://localhost:8000
       servecap find --url http://localhost:8000 --slo "ttft.p95<2s,tpot.mean<80ms,error_rate<1%"
     """
+    from servecap.report.search_text import search_text
+
+    result, out = searched(given)
+    if given["as_json"]:
+        output.print_json(result)
+    else:
+        click.echo(search_text(result))
+        click.echo(f"\nkept in {out}: report.html, search.json, a folder for each level")
+    if result.interrupted:
+        return 130
+    return 0 if result.capacity.users > 0 else 1
+
+
+def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
+    """The search that the options ask for, and the folder it is kept in."""
     from servecap.probe import open_bench
     from servecap.report import html
-    from servecap.report.search_text import search_text
     from servecap.store import write_json
 
     scenario = options.scenario(given, options.closed_loop(given, given["start"]))
@@ -62,20 +85,15 @@ def command(**given: Any) -> int:
         start=given["start"],
         max_users=given["max_users"],
         precision=share(given["precision"]),
+        confidence=share(given["confidence"], "--confidence"),
+        budget_s=None if given["budget"] is None else duration(given["budget"]),
         quiet=given["quiet"],
         keep_partial=True,
     )
     with output.writing(out):
         write_json(out / SEARCH, result)
         html.write_html(out / "report.html", runs=runs, search=result)
-    if given["as_json"]:
-        output.print_json(result)
-    else:
-        click.echo(search_text(result))
-        click.echo(f"\nkept in {out}: report.html, search.json, a folder for each level")
-    if result.interrupted:
-        return 130
-    return 0 if result.capacity.users > 0 else 1
+    return result, out
 
 
 def search_with(
@@ -87,6 +105,8 @@ def search_with(
     max_users: int,
     precision: float,
     quiet: bool,
+    confidence: float = 0.95,
+    budget_s: float | None = None,
     keep_partial: bool = False,
 ) -> tuple[SearchResult, list[tuple[Run, Summary]]]:
     """The search on a prepared server; also the run at capacity, for the report.
@@ -120,6 +140,8 @@ def search_with(
         start=start,
         max_users=max_users,
         precision=precision,
+        confidence=confidence,
+        budget_s=budget_s,
         on_level=on_level,
     )
     if result.interrupted and not (result.levels and keep_partial):
@@ -151,7 +173,7 @@ def level_line(level: Level) -> str:
     )
 
 
-def share(text: str) -> float:
+def share(text: str, option: str = "--precision") -> float:
     """A share written as 5% or 0.05.
 
     Raises:
@@ -160,5 +182,21 @@ def share(text: str) -> float:
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        raise UsageError(f"--precision {text!r} is no share: write 5% or 0.05") from None
+        raise UsageError(f"{option} {text!r} is no share: write 5% or 0.05") from None
     return value / 100 if text.endswith("%") else value
+
+
+def duration(text: str) -> float:
+    """Seconds of a time written as 600, 90s, 10m or 1h.
+
+    Raises:
+        UsageError: it is not written so, or not more than 0.
+    """
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    try:
+        seconds = float(text if factor is None else text[:-1]) * (factor or 1.0)
+    except ValueError:
+        raise UsageError(f"--budget {text!r} is no time: write 90s, 10m or 1h") from None
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--budget {text!r} must be more than 0 s")
+    return seconds

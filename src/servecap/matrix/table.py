@@ -107,7 +107,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class _Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True):
     """One line's values by our column name, with the place for messages."""
 
     file: str
@@ -217,31 +217,43 @@ def parse_csv(text: str, *, name: str, think_mean_s: float = DEFAULT_THINK_MEAN_
     Raises:
         UsageError: as `read_csv`.
     """
-    lines = _lines(text, name)
-    first = next(lines, None)
-    if first is None:
-        raise UsageError(f"{name}: is empty; a header line with {', '.join(REQUIRED)} is needed")
-    headers, ignored = _headers(first[1], name)
+    found, ignored = rows(text, name=name)
     cells: list[Cell] = []
     seen: dict[tuple[object, ...], int] = {}
-    for line, fields in lines:
-        if len(fields) != len(first[1]):
-            raise UsageError(
-                f"{name}, line {line}: has {len(fields)} fields, the header has {len(first[1])}"
-            )
-        by_header = dict(zip(first[1], fields, strict=True))
-        row = _Row(name, line, {ours: by_header[h] for ours, h in headers.items()}, headers)
+    for row in found:
         cell = _cell(row, think_mean_s)
-        before = seen.setdefault(place(cell), line)
-        if before != line:
+        before = seen.setdefault(place(cell), row.line)
+        if before != row.line:
             raise UsageError(
-                f"{name}, line {line}: {describe(cell)} is already on line {before}; keep one"
+                f"{name}, line {row.line}: {describe(cell)} is already on line {before}; keep one"
             )
         cells.append(cell)
     if not cells:
         raise UsageError(f"{name}: has a header but no cells")
     warnings = [f"{name}: column {h!r} is not known and was left out" for h in ignored]
     return Table(cells=tuple(cells), warnings=tuple(warnings))
+
+
+def rows(text: str, *, name: str) -> tuple[list[Row], list[str]]:
+    """The lines of CSV *text* as they stand, and the headers that mean nothing to us.
+
+    Raises:
+        UsageError: as `read_csv`.
+    """
+    lines = _lines(text, name)
+    first = next(lines, None)
+    if first is None:
+        raise UsageError(f"{name}: is empty; a header line with {', '.join(REQUIRED)} is needed")
+    headers, ignored = _headers(first[1], name)
+    found: list[Row] = []
+    for line, fields in lines:
+        if len(fields) != len(first[1]):
+            raise UsageError(
+                f"{name}, line {line}: has {len(fields)} fields, the header has {len(first[1])}"
+            )
+        by_header = dict(zip(first[1], fields, strict=True))
+        found.append(Row(name, line, {ours: by_header[h] for ours, h in headers.items()}, headers))
+    return found, ignored
 
 
 def place(cell: Cell) -> tuple[object, ...]:
@@ -299,7 +311,7 @@ def _headers(fields: list[str], name: str) -> tuple[dict[str, str], list[str]]:
     return found, ignored
 
 
-def _cell(row: _Row, think_mean_s: float) -> Cell:
+def _cell(row: Row, think_mean_s: float) -> Cell:
     users, tp = row.count("max_users"), row.count("tp")
     if tp is None:
         raise row.error("tp", "is no value; fill it in")
@@ -347,7 +359,7 @@ def _cell(row: _Row, think_mean_s: float) -> Cell:
     )
 
 
-def _capacity(row: _Row, users: int | None) -> Capacity | None:
+def _capacity(row: Row, users: int | None) -> Capacity | None:
     high = row.count("users_high")
     if users is not None and high is not None and high < users:
         raise row.error("users_high", f"is below max_users, {users}")
@@ -361,7 +373,7 @@ def _capacity(row: _Row, users: int | None) -> Capacity | None:
     )
 
 
-def _slo(row: _Row) -> str | None:
+def _slo(row: Row) -> str | None:
     text = row.text("slo")
     if text is None:
         return None

@@ -35,12 +35,16 @@ def meaning(result: SearchResult) -> str:
     """What limits, what is promised and why the search ended."""
     capacity = result.capacity
     parts = []
-    if capacity.limited_by is not None and capacity.users_high is not None:
+    if result.estimate is not None and capacity.users_high is not None:
         parts.append(
-            f"At {capacity.users_high + 1:,} users {capacity.limited_by} was broken first."
+            f"The best single estimate is {result.estimate.best:,.0f} users; the interval holds "
+            f"the capacity with {result.estimate.confidence:.0%} confidence, and its lower end is "
+            "what can be promised."
         )
-    if capacity.confidence is not None:
-        parts.append(f"Each level's verdict has {capacity.confidence:.0%} confidence.")
+    if capacity.limited_by is not None and capacity.users_high is not None:
+        parts.append(f"With more users {capacity.limited_by} breaks first.")
+    if result.unsure is not None:
+        parts.append(f"{result.unsure}.")
     parts.append(f"The search ended because {result.stop_reason}.")
     return " ".join(parts)
 

@@ -52,20 +52,15 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at_capacity(self) -> Level | None:
-        """The level that shows the service at its capacity.
-
-        The largest valid one within the interval that did not fail; None if there is none.
-        """
-        high = self.capacity.users_high
+        """The valid level nearest to the capacity that did not fail; None if there is none."""
         held = [
             x
             for x in self.levels
             if x.valid
             and x.verdict is not Verdict.FAIL
             and (x.verdict is Verdict.PASS or self.capacity.users > 0)
-            and (high is None or x.users <= max(high, self.capacity.users))
         ]
-        return max(held, key=lambda x: x.users, default=None)
+        return min(held, key=lambda x: abs(x.users - self.capacity.users), default=None)
 
 
 def find(

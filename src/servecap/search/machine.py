@@ -29,6 +29,7 @@ _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the
 _LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
 _LEVELS_MOST = 40
+_WIDE = 6.0  # times the precision: an interval about which little is known
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
 _MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
 
@@ -123,7 +124,7 @@ class Search:
         if len(self._told) >= _LEVELS_MOST:
             return self._stop(f"{_LEVELS_MOST} levels did not narrow it further")
         if not self._told:
-            return self._at(self._start, self._few(), "the first level")
+            return self._at(self._start, self._least, "the first level")
         if not any(self._broken(t) for t in self._told):
             return self._widen()
         estimate = self.estimate()
@@ -160,7 +161,7 @@ class Search:
             load = math.sqrt(top.load * self._barred)
             if self._tried(load) or load / top.load < 1 + self._precision:
                 return self._stop(f"{self._barred:g} cannot be measured, and below it all held")
-        return self._at(load, self._few(), f"nothing is broken at {top.load:g}: on by the slope")
+        return self._at(load, self._least, f"nothing is broken at {top.load:g}: on by the slope")
 
     def _extrapolated(self, top: _Told) -> float:
         """Where the line through the two largest levels meets the first limit."""
@@ -183,7 +184,9 @@ class Search:
         width = (high - estimate.low) / max(estimate.best, 1e-9)
         inside = sum(estimate.low <= t.load <= high for t in self._told)
         requests = self._few() if inside < 2 else self._worth(estimate, width)
-        for share in (0.5, 0.35, 0.65, 0.25, 0.75, 0.1, 0.9, 0.0, 1.0):
+        # While little is known a level below the edge is cheaper than one above it.
+        shares = (0.5, 0.35, 0.65, 0.25, 0.75, 0.1, 0.9, 0.0, 1.0)
+        for share in (0.35, *shares) if width > _WIDE * self._precision else shares:
             load = self._quantile(share)
             if self._whole:
                 load = max(1.0, float(round(load)))
@@ -298,7 +301,7 @@ class Search:
         return first, edges.argmin(axis=0), names
 
     def _bracket(self) -> tuple[float, float, bool]:
-        """Loads between which the edge surely lies, and whether the lower one was proven to hold."""
+        """Loads between which the edge surely lies; whether the lower one was proven to hold."""
         floor = 1.0 if self._whole else min(t.load for t in self._told) / 100
         names = {m.limit for t in self._told for m in t.margins}
         held = [self._proven(name, broken=False) for name in names]

@@ -1,0 +1,146 @@
+"""`servecap audit`: what contradicts itself in a table, a run or a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servecap import slo as slos
+from servecap.cli import output
+from servecap.errors import UsageError
+
+if TYPE_CHECKING:
+    from servecap.matrix.check import Finding
+    from servecap.run import Run
+
+INVALID = 4
+
+
+@click.command("audit")
+@click.argument("path", type=click.Path())
+@click.option(
+    "--slo",
+    default=slos.DEFAULT_SLO_TEXT,
+    show_default=True,
+    help="Limits that rows of a table without their own are listed under.",
+)
+@click.option(
+    "--think-mean",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Mean think time of the users behind a table.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    metavar="N",
+    help="A table's runs were N requests each, from a finite queue.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
+def command(**given: Any) -> int:
+    """Hold a table (CSV), a run or a search against itself.
+
+    Little's law, requests x lengths = tokens, times that cannot be, exchanged columns, broken
+    SLOs and the tails of finite queues. Every finding says what the figure should be.
+
+    \b
+    Examples:
+      servecap audit cells.csv --queue 250
+      servecap audit servecap-runs/run-20260101-120000
+    Exits with 4 if something cannot be as it stands.
+    """
+    path = Path(given["path"])
+    if path.is_dir():
+        return _runs(path, as_json=given["as_json"])
+    return _table(path, given)
+
+
+def _table(path: Path, given: dict[str, Any]) -> int:
+    from servecap.matrix import check, table
+
+    table.read_csv(path)  # says what is wrong with the file itself
+    count, findings = check.check(
+        path.read_text(encoding="utf-8-sig"),
+        name=str(path),
+        slo=slos.parse(given["slo"]),
+        think_mean_s=given["think_mean"],
+        queue=given["queue"],
+    )
+    if given["as_json"]:
+        output.print_json({"cells": count, "findings": findings})
+    else:
+        click.echo(table_text(count, findings), nl=False)
+    return INVALID if any(f.kind in check.WRONG for f in findings) else 0
+
+
+def table_text(cells: int, findings: list[Finding]) -> str:
+    """Every finding: where, what is wrong and what it should be."""
+    from servecap.report.table import paragraph
+
+    if not findings:
+        return f"{cells} cells, nothing contradicts itself.\n"
+    lines = [f"{cells} cells, {len(findings)} findings", ""]
+    for f in findings:
+        place = f.where if f.line is None else f"line {f.line}, {f.where}"
+        lines += [f"{f.kind:13} {place}"]
+        lines += [f"  {line}" for line in paragraph(f"{f.said}.")]
+        lines += [f"  {line}" for line in paragraph(f"Should be: {f.should_be}.")]
+    return "\n".join(lines) + "\n"
+
+
+def _runs(path: Path, *, as_json: bool) -> int:
+    from servecap.audit import identities
+    from servecap.store import read_run
+    from servecap.summarize import summarize
+
+    told, bad = [], False
+    for folder in _folders(path):
+        run = read_run(folder)
+        summary = summarize(run)
+        checks = identities(run, summary)
+        bad = bad or not summary.valid or any(not c.holds for c in checks)
+        told.append((folder, run, summary.invalid_reasons, summary.warnings, checks))
+    if as_json:
+        output.print_json(
+            [
+                {"run": str(f), "invalid": reasons, "warnings": warnings, "identities": checks}
+                for f, _, reasons, warnings, checks in told
+            ]
+        )
+        return INVALID if bad else 0
+    for folder, run, reasons, warnings, checks in told:
+        click.echo(f"{folder}: {_what(run)}")
+        for c in checks:
+            mark = "holds" if c.holds else "BROKEN"
+            click.echo(f"  {mark:7} {c.name}: {c.said}")
+        for text in reasons:
+            click.echo(f"  INVALID {text}")
+        for text in warnings:
+            click.echo(f"  note    {text}")
+    return INVALID if bad else 0
+
+
+def _folders(path: Path) -> list[Path]:
+    """The run in *path*, or the runs of the levels of the search in it.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    from servecap.store import HEADER
+
+    if (path / HEADER).is_file():
+        return [path]
+    found = sorted(p.parent for p in path.glob(f"*/{HEADER}"))
+    if not found:
+        raise UsageError(f"{str(path)!r} holds no run: give a CSV file, or a folder of run or find")
+    return found
+
+
+def _what(run: Run) -> str:
+    users = run.scenario.users
+    load = "open loop" if users is None else f"{users} users"
+    return f"{load}, {len(run.records)} requests, {run.header.source}"
