@@ -15,7 +15,7 @@ from servecap.cell import Cell
 from servecap.engine.spec import EngineKind, EngineSpec, build
 from servecap.errors import UsageError
 from servecap.plan import choice
-from servecap.plan.answer import Check, ModelPlan, Plan
+from servecap.plan.answer import Check, LeftOut, ModelPlan, Plan
 from servecap.plan.demand import Profile
 from servecap.plan.emit import Instance, chosen, instances
 from servecap.plan.router import Lengths, Routing, Seen, Traffic, play
@@ -121,8 +121,18 @@ def _model(asked: _Asked, model: ModelPlan) -> tuple[ModelPlan, list[Check]]:
         if check.verdict != "fail":
             break
         failed.append(gpus.pop(0))
-    fleet = model.fleet if not failed else None
-    return msgspec.structs.replace(model, gpus=(*gpus, *failed), fleet=fleet), checks
+    if not failed:
+        return model, checks
+    why = tuple(f"{failed[-1].gpu} fails its own simulation" for _ in gpus[:1])
+    if gpus:
+        after = msgspec.structs.replace(model, gpus=(*gpus, *failed), fleet=None, why=why)
+        return after, checks
+    out = [
+        LeftOut(f"{model.model} on {gpu.gpu}, {gpu.best.name}", "fails its own simulation")
+        for gpu in failed
+    ]
+    left_out = (*model.left_out, *out)
+    return msgspec.structs.replace(model, gpus=(), fleet=None, left_out=left_out), checks
 
 
 def _check(asked: _Asked, one: Instance, users: float) -> Check:

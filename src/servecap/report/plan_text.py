@@ -51,7 +51,8 @@ def headline(model: ModelPlan) -> str:
         return _short(model)
     cost = "" if best.usd_per_h is None else f", {best.usd_per_h:.2f} USD/h"
     among = f"of {len(model.gpus)} GPU types " if len(model.gpus) > 1 else ""
-    by = f", {among}the {_ranked(model)}" if among else ""
+    failed = any("fails its own simulation" in text for text in model.why)
+    by = f", {among}the {_ranked(model)}" if among and not failed else ""
     predicted = " (predicted)" if best.origin == "predicted" else ""
     return (
         f"{model.model}: {_nodes(best.nodes)} of {first.gpus_per_node} x {first.gpu}, each split "
