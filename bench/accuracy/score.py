@@ -1,0 +1,149 @@
+"""Errors of predictions: signed and absolute, by regime, and the coverage of intervals."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+
+import data
+import msgspec
+import numpy as np
+
+from servecap.engine import fast
+from servecap.engine.cost import StepWork
+from servecap.engine.memory import kv_tokens
+from servecap.engine.scheduler import ChunkedPrefill
+from servecap.predict import calibrate, profile, uncertainty
+from servecap.predict.calibrate import Measured
+from servecap.predict.place import place
+from servecap.predict.profile import Profile
+
+
+class Error(msgspec.Struct, frozen=True):
+    """One figure of one row; `inside`: the 80% interval held the truth (None: none was given)."""
+
+    regime: str
+    figure: str
+    truth: float
+    predicted: float
+    inside: bool | None = None
+    label: str = ""
+
+    @property
+    def relative(self) -> float:
+        return self.predicted / self.truth - 1
+
+
+def errors(
+    rows: Iterable[Measured], known: Profile, regime: str, kind: str | None = None
+) -> list[Error]:
+    """Each figure of each row against the profile."""
+    found = []
+    for row in rows:
+        model = calibrate.predicted(row, known, seeds=8)
+        for figure, truth in calibrate.truth(row).items():
+            inside = None
+            if kind is not None:
+                spread = known.spreads.get(kind, {}).get(figure, uncertainty.ASSUMED[figure])
+                off = math.log(truth / max(model[figure], 0.5 if figure == "max_users" else 1e-9))
+                inside = spread.low <= off <= spread.high
+            found.append(Error(regime, figure, truth, model[figure], inside, row.label))
+    return found
+
+
+def folds(
+    rows: list[Measured], group: Callable[[Measured], str], regime: str, kind: str
+) -> list[Error]:
+    """Each group predicted by a fit to the others; intervals from these others alone, too."""
+    found = []
+    for name in sorted({group(row) for row in rows}):
+        kept = [row for row in rows if group(row) != name]
+        fitted = calibrate.fit(kept, profile.prior("tgi"), name="fold")
+        known = uncertainty.with_spreads(fitted)
+        found += errors([row for row in rows if group(row) == name], known, regime, kind)
+    return found
+
+
+def matrix() -> list[Error]:
+    """matrix_chat.csv: without calibration, and by left-out cell, GPU and model."""
+    rows = data.chat_matrix()
+    gpu = lambda row: row.case.place.gpu.name  # noqa: E731
+    model = lambda row: row.case.place.model.name  # noqa: E731
+    return [
+        *errors(rows, profile.prior("tgi"), "public specs only", "spec-only"),
+        *folds(rows, lambda r: f"{gpu(r)} {model(r)}", "left-out GPU+model cell", "calibrated"),
+        *folds(rows, gpu, "left-out GPU", "transferred"),
+        *folds(rows, model, "left-out model", "calibrated"),
+    ]
+
+
+def h100() -> list[Error]:
+    """The concurrency rows: as they are, and after a fit to a random 5% of each engine's."""
+    rows = data.h100()
+    found = []
+    for backend in sorted({b for b, _ in rows}):
+        mine = [row for b, row in rows if b == backend]
+        start = profile.prior(mine[0].case.harness.engine)
+        found += errors(mine, start, f"{backend}, not calibrated")
+        sample = random.Random(0).sample(mine, max(2, round(0.05 * len(mine))))
+        fitted = calibrate.fit(sample, start, name=backend).profile
+        rest = [row for row in mine if row not in sample]
+        found += errors(rest, fitted, f"{backend}, fit to {len(sample)} of {len(mine)} rows")
+    return found
+
+
+def replays() -> list[Error]:
+    """The vLLM logs: quantiles of the replayed run against those recorded; nothing is fitted."""
+    found = []
+    for log in data.vllm_logs():
+        where = place(log.model, log.gpu, 1)
+        known = profile.prior("vllm")
+        room = log.kv_tokens or kv_tokens(
+            where.model, where.gpu, 1, step_tokens=log.step_tokens, sequences=log.max_running
+        )
+        traffic = fast.Traffic(
+            log.arrival_s, log.prompt, log.output, log.output, np.zeros(len(log.prompt))
+        )
+        got = fast.serve(
+            where.coefficients(known.tuning(where.gpu)),
+            ChunkedPrefill(step_tokens=log.step_tokens, max_running=log.max_running),
+            traffic,
+            kv_tokens=room,
+            max_context_tokens=32768,
+        )
+        later = np.maximum(log.output - 1, 1)
+        columns = {
+            "ttft_s": (log.first_s - log.arrival_s, got.first_s - got.planned_s),
+            "tpot_s": ((log.last_s - log.first_s) / later, (got.end_s - got.first_s) / later),
+            "e2e_s": (log.last_s - log.arrival_s, got.end_s - got.planned_s),
+        }
+        for figure, (truth, model) in columns.items():
+            for share, name in ((0.5, "p50"), (0.9, "p90")):
+                found.append(
+                    Error(log.name, f"{figure} {name}", float(np.quantile(truth, share)),
+                          float(np.quantile(model, share)))
+                )  # fmt: skip
+    return found
+
+
+def lmdeploy() -> list[Error]:
+    """LMDeploy's request benchmark, not calibrated."""
+    return errors(data.lmdeploy(), profile.prior("vllm"), "LMDeploy 0.1 on A100-80GB")
+
+
+def splitwise() -> list[Error]:
+    """Single steps of static batches, not calibrated."""
+    found = []
+    for device, model, tp, batch, prompt, prefill_s, decode_s in data.splitwise():
+        where = place(model, "a100-80gb" if device.startswith("a100") else "h100-sxm", tp)
+        cost = where.coefficients(profile.prior("vllm").tuning(where.gpu))
+        tokens = batch * prompt
+        prefill = StepWork(0, 0, tokens, batch * prompt * (prompt + 1) / 2, 0, batch, batch)
+        decode = StepWork(batch, batch * (prompt + 64), 0, 0.0, 0, batch)
+        for figure, truth, work in (
+            ("prefill_s", prefill_s, prefill),
+            ("step_s", decode_s, decode),
+        ):
+            found.append(Error(f"{device} TP{tp}", figure, truth, cost.step_s(work)))
+    return found
