@@ -32,7 +32,7 @@ def status(code: str, body: bytes) -> Reply:
         (("--rate", "3", "--queue", "5"), "--rate and --queue contradict"),
         (("--rate", "0"), "--rate 0"),
         (("--rate", "nan"), "--rate nan"),
-        (("--arrivals", "poisson"), "give a rate"),
+        (("--arrivals", "poisson"), "--rate"),
         (("--queue", "50", "--each", "1"), "--queue and --each"),
         (("--queue", "50", "--duration", "3"), "--queue and --duration"),
         (("--requests", "5", "--duration", "3"), "--duration and --requests"),
