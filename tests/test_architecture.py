@@ -53,6 +53,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "pulse",
             "workers",
             "selftest",
+            "nullserver",
             "probe",
             "predict",
             "simulate",
@@ -63,7 +64,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"search"}),
     frozenset({"matrix", "plan"}),
-    frozenset({"report", "cli", "demo", "__main__"}),
+    frozenset({"report", "cli", "api", "demo", "__main__"}),
 )
 FORBIDDEN = {"util", "utils", "common", "helper", "helpers", "misc", "manager", "factory"}
 HEAVY = ("numpy", "matplotlib", "aiohttp")  # each takes a good part of `servecap --help`'s time

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from servecap import __version__, process, steady
+from servecap import __version__, process, selftest, steady
 from servecap.errors import ServecapError
 from servecap.load import Feed, feed_for
 from servecap.preflight import Prepared
@@ -126,6 +126,7 @@ def measure(
         stop_reason=driver.stop_reason,
         load_end_s=driver.load_end_s,
         health=driver.health(),
+        notes=(*header.notes, *driver.notes()),
     )
     try:
         writer.close(header)
@@ -342,6 +343,11 @@ class _Driver:
         self._health = self._pulse.health(self.load_end_s)
         self._ended.set_result(None)
         self._client.end(outcome)
+
+    def notes(self) -> list[str]:
+        """What else is to be said of the client."""
+        near = selftest.nearness(self.records, self.load_end_s or 0.0, self.health().processes)
+        return [] if near is None else [near]
 
     def health(self) -> Health:
         """How well the load's processes kept up with their plan."""

@@ -23,6 +23,8 @@ COMMANDS = {
     "report": "Show stored runs, searches and matrices; write one HTML page.",
     "compare": "Say what changed between runs or searches by more than noise.",
     "audit": "Hold a table, a run or a search against itself: what cannot be, and what it should.",
+    "self-test": "Measure what this machine's client itself can do.",
+    "workload": "Describe a data set or a trace, or write a smaller one like it.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
 
@@ -46,7 +48,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"servecap.cli.{cmd_name}")
+        module = importlib.import_module(f"servecap.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

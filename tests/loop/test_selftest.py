@@ -1,0 +1,77 @@
+"""The client's ceiling: measured in short, kept, and told of in runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from drive import for_s, measured
+from scripted import Call, serving
+
+from servecap import __version__, selftest
+from servecap.scenario import ClosedLoop, Scenario
+from servecap.selftest import SelfTest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_event_is_seen_and_none_before_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "LEVELS", ((4, 50), (16, 50)))
+    monkeypatch.setattr(selftest, "_LEVEL_S", 0.3)
+    monkeypatch.setattr(selftest, "_REQUESTS_S", 0.2)
+    found = selftest.run()
+    assert [level.streams for level in found.levels] == [4, 16]
+    for level in found.levels:
+        assert -0.001 < level.delay_p50_s <= level.delay_p99_s
+        assert level.cpu_share > 0
+        assert 0 < level.events_per_s <= 1.3 * level.asked_per_s
+    assert found.events_per_core_s > 1000
+    assert found.requests_per_s > 100
+
+
+FOUND = SelfTest(
+    when_utc="2026-01-01T00:00:00+00:00",
+    version=__version__,
+    machine=selftest.machine(),
+    events_per_core_s=1000.0,
+    requests_per_s=10.0,
+    levels=(),
+    shared_cores=False,
+)
+
+
+def test_run_says_how_near_to_its_ceiling_the_client_was() -> None:
+    async def prompt(call: Call) -> None:
+        await call.answer()
+
+    asked = Scenario(load=ClosedLoop(users=2, think_s=(0.0, 0.1)), stop=for_s(0.4))
+    asked = msgspec.structs.replace(
+        asked, workload=msgspec.structs.replace(asked.workload, source="fixed:8/2")
+    )
+    with serving(prompt) as server:
+        silent = measured(server.url, asked)
+        selftest.keep(FOUND)
+        told = measured(server.url, asked)
+    assert not any("self-test" in note for note in silent.header.notes)
+    (note,) = (note for note in told.header.notes if "self-test" in note)
+    assert "of what 1 process can take" in note
+
+
+def test_self_test_of_another_machine_or_version_says_nothing_here() -> None:
+    for other in ({"machine": "elsewhere"}, {"version": "0"}):
+        selftest.keep(msgspec.structs.replace(FOUND, **other))
+        assert selftest.kept() is None
+    selftest.keep(FOUND)
+    assert selftest.kept() == FOUND
+    selftest.cache_path().write_bytes(b"{")
+    assert selftest.kept() is None
+
+
+def test_levels_rise() -> None:
+    """The ceiling is taken from the last level that the server kept up with."""
+    rates = [streams * rate for streams, rate in selftest.LEVELS]
+    assert rates == sorted(rates)
