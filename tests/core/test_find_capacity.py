@@ -87,7 +87,7 @@ def test_capacity_lies_within_what_is_found(capacity: int, start: int) -> None:
 
 
 def test_nobody_can_be_served() -> None:
-    found = searched(Service(0), start=1)
+    found = searched(Service(0), start=1, max_users=64)
     assert (found.capacity.users, found.capacity.users_high) == (0, 0)
     assert found.at_capacity is None
     assert 1 in [level.users for level in found.levels]
