@@ -44,7 +44,8 @@ def load(path: str, format: str | None = None) -> Parsed:
     text = read_text(path)
     if format == "text" or (format is None and _is_plain(path, text)):
         lines = [line.removesuffix("\r") for line in text.split("\n")]
-        return tally("text", [dialogues.plain(line) for line in lines if line.strip()])
+        plain = [dialogues.plain(line) for line in lines if line.strip()]
+        return tally("text", [_placed(outcome, i) for i, outcome in enumerate(plain)])
     if text.lstrip()[:1] not in ("{", "["):
         raise UsageError(
             f"data set {path} is not JSON: it starts with {text.lstrip()[:20]!r};"
@@ -53,9 +54,15 @@ def load(path: str, format: str | None = None) -> Parsed:
     records = json_records(path, text)
     name = format or sniff(path, records[0])
     outcomes: list[Sample | Dropped] = []
-    for record in records:
-        outcomes += _samples(path, name, record)
+    for i, record in enumerate(records):
+        outcomes += [_placed(outcome, i) for outcome in _samples(path, name, record)]
     return tally(name, outcomes)
+
+
+def _placed(outcome: Sample | Dropped, record: int) -> Sample | Dropped:
+    if isinstance(outcome, Dropped):
+        return outcome
+    return msgspec.structs.replace(outcome, record=record)
 
 
 def _is_plain(path: str, text: str) -> bool:

@@ -30,6 +30,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     prefix_chars: int | None = None  # length of that document, at the start of the first message
     prefix_tokens: int | None = None  # the same in tokens, where another sample shares it
     turns: tuple[Message, ...] = ()
+    record: int | None = None  # which of the data set's records it is from, from 0
     session: tuple[Turn, ...] = ()  # the turns that are sent, where sessions are asked for
 
     @property

@@ -36,6 +36,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     session: int | None = None
     turn: int = 0
     blocks: tuple[int, ...] = ()
+    record: int = 0  # which of the file's records it is, from 0
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +74,12 @@ def load(path: str, format: str | None = None) -> Trace:
         name, outcomes = _from_json(path, text, format)
     else:
         name, outcomes = _from_csv(path, text, format)
-    rows = sorted((o for o in outcomes if isinstance(o, Row)), key=lambda row: row.due_s)
+    placed = (
+        msgspec.structs.replace(outcome, record=i)
+        for i, outcome in enumerate(outcomes)
+        if isinstance(outcome, Row)
+    )
+    rows = sorted(placed, key=lambda row: row.due_s)
     dropped: dict[str, int] = {}
     for outcome in outcomes:
         if isinstance(outcome, Dropped):
@@ -174,6 +180,21 @@ def _plain(columns: dict[str, int]) -> dict[str, int]:
                 found[meaning] = found.pop(name)
                 break
     return found
+
+
+def has_header(line: str) -> bool:
+    """Whether the first line of a CSV trace names its columns: a plain one need not."""
+    fields = line.split(",")
+    return len(fields) != 3 or not all(_is_number(field) for field in fields)
+
+
+def looks_like_one(path: str) -> bool:
+    """Whether the file seems to be a trace, not a data set."""
+    text = read_text(path)
+    if text.lstrip()[:1] not in ("{", "["):
+        return ".csv" in path.lower()
+    start = text[:100_000]
+    return '"input_length"' in start and '"output_length"' in start
 
 
 def _is_number(text: str) -> bool:

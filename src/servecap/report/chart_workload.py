@@ -1,0 +1,44 @@
+"""The picture of a workload: its rate over time, and how long prompts and answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from servecap.report.canvas import Canvas, Chart
+from servecap.report.table import Table
+
+BINS = 60
+
+
+def workload_chart(
+    name: str, in_tokens: Sequence[int], out_tokens: Sequence[int], due_s: Sequence[float]
+) -> Chart:
+    """Panels of what is known; *due_s* is empty for a data set, which has no times."""
+    panels: list[tuple[str, Sequence[float]]] = []
+    if len(due_s) > 1 and due_s[-1] > due_s[0]:
+        panels.append(("requests over time, in seconds", due_s))
+    panels += [
+        (f"requests by {what} tokens (longest: {max(lengths):,})", lengths)
+        for what, lengths in (("input", in_tokens), ("output", out_tokens))
+        if lengths
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.panels([label for label, _ in panels], "", whole=True)
+        for ax, (_, values) in zip(axes, panels, strict=True):
+            data = np.asarray(values, dtype=np.float64)
+            counts, edges = np.histogram(data, bins=BINS)
+            ax.stairs(counts, edges, fill=True, color=canvas.colour("teal"), linewidth=0)
+            ax.set_xlim(edges[0], edges[-1])
+            ax.set_ylim(0, counts.max() * 1.08)
+
+    return Chart(
+        name="workload",
+        title=name,
+        caption="",
+        table=Table(title="", columns=(), rows=()),
+        draw=draw,
+        height_px=170 * len(panels),
+    )
