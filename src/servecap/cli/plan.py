@@ -128,7 +128,7 @@ def command(matrix: str, **given: Any) -> int:
     return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
 
 
-def planned(matrix: str, given: dict[str, Any]) -> tuple[Plan, list[Cell]]:
+def planned(matrix: str, given: dict[str, Any]) -> tuple[Plan, tuple[Cell, ...]]:
     """The plan that the options ask for, and the cells it was made from."""
     from servecap.matrix import files
     from servecap.plan.outlook import with_outlook

@@ -56,6 +56,16 @@ def command(**given: Any) -> int:
       servecap predict --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
       servecap predict --profile ours.json --cells cells.csv --json
     """
+    use, rules, answers = predicted(given)
+    if given["as_json"]:
+        output.print_json({"profile": use.name, "slo": str(rules.slo), "cells": answers})
+    else:
+        click.echo(text(answers))
+    return 0
+
+
+def predicted(given: dict[str, Any]) -> tuple[Profile, Rules, list[Answer]]:
+    """A prediction for each cell that the options name, by which profile and under which rules."""
     from servecap.predict import profile as profiles
     from servecap.predict.answer import answer
     from servecap.predict.rows import case_of, output_share, slo_of
@@ -79,11 +89,7 @@ def command(**given: Any) -> int:
         )
         for cell in cells
     ]
-    if given["as_json"]:
-        output.print_json({"profile": use.name, "slo": str(rules.slo), "cells": answers})
-    else:
-        click.echo(_text(answers))
-    return 0
+    return use, rules, answers
 
 
 def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
@@ -166,7 +172,7 @@ def _grid(given: dict[str, Any]) -> list[Cell]:
     ]
 
 
-def _text(answers: list[Answer]) -> str:
+def text(answers: list[Answer]) -> str:
     """A line of figures for each cell, and a line of what binds and what is uncertain."""
     from servecap.predict.uncertainty import SHARE
 
