@@ -50,8 +50,11 @@ def _key(cell: Cell) -> tuple[str, str, int]:
     return cell.model, cell.gpu, cell.tp
 
 
-def h100() -> list[tuple[str, Measured]]:
-    """Closed loops of fixed lengths without think time on H100s, 16-bit weights; by engine."""
+def h100(*, together: bool) -> list[tuple[str, Measured]]:
+    """Closed loops of fixed lengths without think time on H100s, 16-bit weights; by engine.
+
+    *together*: all users start at once, and with equal lengths stay in step; else spread.
+    """
     found = []
     for r in _table("serving_concurrency_h100.csv"):
         if r["precision"] or r["gemm_quant_mode"] or r["mode"] != "agg":
@@ -59,7 +62,7 @@ def h100() -> list[tuple[str, Measured]]:
         users = int(r["batch_size"])
         harness = Harness(
             engine="sglang" if r["backend"] == "sglang" else "vllm",
-            queue=max(8 * users, 64),
+            queue=max(8 * users, 64) if together else None,
             think_s=(0.0, 0.0),
             step_tokens=8192,
             max_running=512,

@@ -79,17 +79,25 @@ def matrix() -> list[Error]:
 
 
 def h100() -> list[Error]:
-    """The concurrency rows: as they are, and after a fit to a random 5% of each engine's."""
-    rows = data.h100()
+    """The concurrency rows: as they are, and after a fit to a random 5% of each engine's.
+
+    Whether the users start together is not told; the rows of the sample decide that, too.
+    """
     found = []
-    for backend in sorted({b for b, _ in rows}):
-        mine = [row for b, row in rows if b == backend]
-        start = profile.prior(mine[0].case.harness.engine)
-        found += errors(mine, start, f"{backend}, not calibrated")
-        sample = random.Random(0).sample(mine, max(2, round(0.05 * len(mine))))
-        fitted = calibrate.fit(sample, start, name=backend).profile
-        rest = [row for row in mine if row not in sample]
-        found += errors(rest, fitted, f"{backend}, fit to {len(sample)} of {len(mine)} rows")
+    both = [data.h100(together=True), data.h100(together=False)]
+    for backend in sorted({b for b, _ in both[0]}):
+        variants = [[row for b, row in rows if b == backend] for rows in both]
+        start = profile.prior(variants[0][0].case.harness.engine)
+        found += errors(variants[0], start, f"{backend}, not calibrated")
+        count = len(variants[0])
+        sample = random.Random(0).sample(range(count), max(2, round(0.05 * count)))
+        fits = [calibrate.fit([v[k] for k in sample], start, name=backend) for v in variants]
+        off = [sum(np.abs(np.concatenate(f.errors))) for f in fits]
+        best = off.index(min(off))
+        rest = [row for k, row in enumerate(variants[best]) if k not in sample]
+        how = "together" if best == 0 else "spread"
+        regime = f"{backend}, fit to {len(sample)} of {count} rows; starts {how}"
+        found += errors(rest, fits[best].profile, regime)
     return found
 
 

@@ -42,6 +42,7 @@ policies = st.one_of(
         max_waiting_tokens=st.integers(0, 20),
         max_batch_prefill_tokens=st.integers(250, 600),
         max_running=st.integers(1, 8),
+        decode_between=st.booleans(),
     ),
 )
 # prompt, answer, reserved beyond the answer, think time

@@ -81,6 +81,7 @@ def _settings(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats
     match policy:
         case ChunkedPrefill():
             own = (0.0, policy.step_tokens, policy.max_running, 0.0, 0.0)
+            between = True
         case PrefillFirst():
             own = (
                 1.0,
@@ -89,4 +90,5 @@ def _settings(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats
                 policy.waiting_served_ratio,
                 policy.max_waiting_tokens,
             )
-    return np.array([*own, blocks, max_context_tokens], np.float64)
+            between = policy.decode_between
+    return np.array([*own, blocks, max_context_tokens, between], np.float64)

@@ -43,6 +43,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     name: str
     memory_bytes: int  # as on the label, in binary gigabytes
+    memory: Literal["hbm", "gddr"]
     inline_ecc: bool
     bandwidth_bytes_per_s: float
     fp16_flops: float
@@ -76,6 +77,7 @@ def _from_row(row: dict[str, str]) -> Gpu:
         {
             "name": row["name"],
             "memory_bytes": int(float(row["memory_gib"]) * GIB),
+            "memory": row["memory"],
             "inline_ecc": row["inline_ecc"] == "yes",
             "bandwidth_bytes_per_s": float(row["bandwidth_gb_per_s"]) * 1e9,
             "fp16_flops": float(row["fp16_tflops"]) * 1e12,

@@ -195,7 +195,7 @@ def _prefill_first(
             else:
                 due = math.inf  # the head of the queue does not fit: only an end can change that
         return float(decode(c, state, seq, running, now_s, due, most, False))
-    state[JOINED] = 1 if count > 0 else 0
+    state[JOINED] = 1 if count > 0 and s[7] == 1 else 0
     state[WAITED] = 1
     sums = np.zeros(5)
     for r in range(count, count + chosen):

@@ -199,6 +199,7 @@ class PrefillFirst(
 
     While some decode, newcomers are let in when there are at least `waiting_served_ratio` times as
     many as run, or unconditionally after `max_waiting_tokens` decode steps. Nothing is preempted.
+    `decode_between`: when newcomers have joined a running batch, it decodes before the next join.
 
     Source: TGI's router (router/src/infer.rs and queue.rs, 1.x) with its documented defaults.
     """
@@ -207,6 +208,7 @@ class PrefillFirst(
     max_waiting_tokens: int = 20
     max_batch_prefill_tokens: int = 4096
     max_running: int = 256
+    decode_between: bool = True
 
     def refusal(self, sequence: Sequence) -> str | None:
         if sequence.prompt_tokens <= self.max_batch_prefill_tokens:
@@ -220,9 +222,9 @@ class PrefillFirst(
 class PrefillFirstScheduler:
     """`PrefillFirst` at work.
 
-    After newcomers have joined a running batch there is always one decode step; only the first
-    batch of a busy period may be followed by a second prefill at once. The counter of waiting
-    tokens starts at 1. (Both as in the router's loop.)
+    In TGI, after newcomers have joined a running batch there is always one decode step; only the
+    first batch of a busy period may be followed by a second prefill at once. The counter of
+    waiting tokens starts at 1. (Both as in the router's loop.)
     """
 
     def __init__(self, policy: PrefillFirst) -> None:
@@ -236,7 +238,7 @@ class PrefillFirstScheduler:
     def next_batch(self, queues: Queues) -> Batch:
         batch = Batch()
         chosen = [] if self._joined else self._newcomers(queues)
-        self._joined = bool(chosen and queues.running)
+        self._joined = bool(chosen and queues.running and self._policy.decode_between)
         for sequence in chosen:
             queues.hold(sequence, sequence.prompt_tokens + sequence.reserve_tokens)
             queues.running.append(queues.waiting.popleft())

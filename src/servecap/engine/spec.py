@@ -80,6 +80,7 @@ def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
         max_waiting_tokens=1,
         max_batch_prefill_tokens=step_tokens,
         max_running=max_running,
+        decode_between=False,
     )
 
 
