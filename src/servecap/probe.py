@@ -28,6 +28,7 @@ class TargetSpec(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     headers: tuple[str, ...] = ()
     security: Security = msgspec.field(default_factory=Security)
+    proxy: str | None = None
 
 
 class Bench:
@@ -89,7 +90,9 @@ def open_bench(
         EndpointError: the server cannot be used.
     """
     loaded = source.load(workload)
-    endpoint = resolve(target.url, headers=target.headers, security=target.security)
+    endpoint = resolve(
+        target.url, headers=target.headers, security=target.security, proxy=target.proxy
+    )
     prepared = run_async(
         prepare(
             endpoint,

@@ -44,6 +44,7 @@ def ask(
     stream: bool = True,
     timeouts: Timeouts = QUICK,
     security: Security | None = None,
+    proxy: str | None = None,
     clock: Clock | None = None,
     on_start: Callable[[asyncio.AbstractEventLoop], object] = lambda _: None,
 ) -> list[Record]:
@@ -63,7 +64,7 @@ def ask(
         client = Client(
             loop,
             clock,
-            resolve(url, security=security),
+            resolve(url, security=security, proxy=proxy),
             api or OpenAi(chat=True),
             model="scripted",
             stream=stream,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from drive import WORKLOAD, ask, measured
+from relay import relaying
 from scripted import DONE, HELLO, STOP, Call, chunk, serving
 
 from servecap.errors import EndpointError
@@ -128,3 +129,25 @@ def test_large_answer_over_tls(server_side: ssl.SSLContext, certificate: tuple[P
     with serving(large, tls=server_side) as server:
         (record,) = ask(server.url, security=Security(ca_file=str(certificate[0])))
     assert (record.outcome, len(record.chunk_s)) == (Outcome.OK, 1)
+
+
+def test_tunnel_through_a_proxy(
+    certificate: tuple[Path, Path], server_side: ssl.SSLContext
+) -> None:
+    """The proxy sees where to, and nothing else; the certificate is still the server's."""
+    trusted = Security(ca_file=str(certificate[0]))
+    with serving(tls=server_side) as server, relaying("tunnel", server.url) as relay:
+        records = ask(server.url, 3, security=trusted, proxy=relay.url)
+        assert server.connections == 1
+        (bad,) = ask(server.url, proxy=relay.url)
+    assert [r.outcome for r in records] == [Outcome.OK] * 3
+    assert set(relay.lines) == {f"CONNECT 127.0.0.1:{server.port} HTTP/1.1".encode()}
+    assert bad.outcome is Outcome.REFUSED
+    assert "certificate" in (bad.error or "")
+
+
+def test_proxy_that_refuses_a_tunnel(server_side: ssl.SSLContext) -> None:
+    with serving(tls=server_side) as server, relaying("refuse", server.url) as relay:
+        (record,) = ask(server.url, proxy=relay.url)
+    assert record.outcome is Outcome.REFUSED
+    assert "407" in (record.error or "")

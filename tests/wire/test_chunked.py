@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from servecap.wire.answer import Answer, BadAnswer
@@ -23,6 +23,7 @@ def coded(pieces: list[bytes], trailer: bytes = b"") -> bytes:
     return body + b"0\r\n" + trailer + b"\r\n"
 
 
+@settings(deadline=None)
 @given(PIECES, st.sampled_from([b"", b"X-A: b\r\n"]), st.lists(st.integers(0, 400), max_size=9))
 def test_body_is_the_same_however_it_is_cut(
     pieces: list[bytes], trailer: bytes, cuts: list[int]
@@ -36,6 +37,7 @@ def test_body_is_the_same_however_it_is_cut(
     assert reader.rest == b""
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_whole_chunks_and_bytes_one_by_one_agree(pieces: list[bytes]) -> None:
     quick, slow = ChunkReader(), ChunkReader()
@@ -73,6 +75,7 @@ def event(text: str, *, extra: str = "", created: int = 1) -> bytes:
 TEXT = st.text(st.sampled_from('ab "\\\n\té你{}:,'), max_size=6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, st.integers(1, 3)), max_size=30))
 @example([("a", 1)] * 5 + [('"', 1), ("", 1), ("x", 2)])
 def test_likeness_changes_nothing(stream: list[tuple[str, int]]) -> None:
@@ -116,3 +119,30 @@ def test_likeness_lets_no_malformed_text_through(broken: bytes) -> None:
     else:
         api.event(answer, data, 2.0)
         assert len(answer.chunk_s) == 4
+
+
+def told(*, usage: int | None = None, logprobs: int = 0, text: str = "word") -> bytes:
+    """An event that tells how many tokens there were so far, or are in it."""
+    entries = ",".join('{"token":"t","logprob":-0.5}' for _ in range(logprobs))
+    data = event(text).replace(
+        b'"index":0', b'"index":0,"logprobs":{"content":[%b]}' % entries.encode()
+    )
+    return data[:-1] + (b"}" if usage is None else b',"usage":{"completion_tokens":%d}}' % usage)
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_tokens_per_chunk_by_running_usage_figures(keep_text: bool) -> None:
+    answer, api = Answer(keep_text=keep_text), OpenAi(chat=True)
+    for at_s, (text, usage) in enumerate([("", 0), ("a", 1), ("bc", 3), ("", 4), ("d", 6)]):
+        api.event(answer, told(usage=usage, text=text), float(at_s))
+    assert answer.chunk_tokens.tolist() == [1, 2, 3]
+    assert sum(answer.chunk_tokens) == answer.output_tokens == 6
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_tokens_per_chunk_by_logprobs(keep_text: bool) -> None:
+    answer, api = Answer(keep_text=keep_text), OpenAi(chat=True)
+    for at_s, tokens in enumerate([1, 1, 3, 1, 2]):
+        api.event(answer, told(logprobs=tokens), float(at_s))
+    assert answer.chunk_tokens.tolist() == [1, 1, 3, 1, 2]
+    assert answer.output_tokens is None

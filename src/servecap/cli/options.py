@@ -50,7 +50,7 @@ def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 target_options = _stack(
-    click.option("--url", required=True, help="Base URL of the server, with or without /v1."),
+    click.option("--url", required=True, help="Base URL, with or without /v1; or unix:///PATH."),
     click.option(
         "--api",
         default="auto",
@@ -65,6 +65,7 @@ target_options = _stack(
     ),
     click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
     click.option("--ca-file", type=click.Path(dir_okay=False), help="CA certificates to trust."),
+    click.option("--proxy", metavar="URL", help="HTTP proxy to go through, http://host:port."),
     click.option(
         "--workers",
         type=Workers(),

@@ -104,6 +104,7 @@ def target_spec(given: dict[str, Any]) -> TargetSpec:
         stream=given["stream"],
         headers=given["headers"],
         security=Security(insecure=given["insecure"], ca_file=given["ca_file"]),
+        proxy=given["proxy"],
     )
 
 

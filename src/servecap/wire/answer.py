@@ -26,6 +26,7 @@ class Answer:
         "cached_tokens",
         "chunk_s",
         "chunk_tokens",
+        "counted",
         "done",
         "error",
         "error_status",
@@ -43,6 +44,7 @@ class Answer:
         self.same: Like | None = None  # of events that need no decoding
         self.chunk_s = Times()
         self.chunk_tokens = Counts()
+        self.counted = 0  # their sum
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None

@@ -22,9 +22,10 @@ class Address(msgspec.Struct, frozen=True):
     """Where to connect to: as `socket.getaddrinfo` tells it."""
 
     family: int
-    sockaddr: tuple[Any, ...]
+    sockaddr: tuple[Any, ...] | str  # a path for a local socket
     server_name: str
     tls: ssl.SSLContext | None = None
+    tunnel: bytes | None = None  # what asks a proxy there for a way through, before TLS begins
 
 
 class Owner(Protocol):
@@ -56,6 +57,7 @@ class Connection:
         "_poller",
         "_sock",
         "_tls",
+        "_tunnel",
         "_watched",
         "established",
         "open",
@@ -72,6 +74,7 @@ class Connection:
         self.established = False
         self.open = True
         self._watched = False
+        self._tunnel = address.tunnel
         self._sock = socket.socket(address.family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         self._fd = self._sock.fileno()
@@ -121,6 +124,11 @@ class Connection:
             self._fail(os.strerror(code))
             return
         self._poller.reads(self._fd, self._readable)
+        if self._tunnel is not None:
+            self._out = self._tunnel
+            self._tunnel = b""  # from now on: what the proxy has answered
+            self._flush()
+            return
         if self._tls is not None:
             self._handshake()
             return
@@ -192,7 +200,9 @@ class Connection:
                 now_s = kernel_s if kernel_s > last_s else last_s
         self._last_s = now_s
         data = bytes(self._poller.buffer[:size])
-        if self._tls is not None:
+        if self._tunnel is not None:
+            self._from_proxy(data)
+        elif self._tls is not None:
             self._encrypted(data, now_s)
         elif not data:
             self._fail(None)
@@ -200,6 +210,23 @@ class Connection:
             self.owner.received(data, now_s)
         else:
             self.close()
+
+    def _from_proxy(self, data: bytes) -> None:
+        """What a proxy says before there is a way through."""
+        assert self._tunnel is not None
+        answer = self._tunnel = self._tunnel + data
+        if not data or len(answer) > READ_BYTES:
+            self._fail("the proxy let nothing through")
+            return
+        head, mark, rest = answer.partition(b"\r\n\r\n")
+        if not mark:
+            return
+        line = head.split(b"\r\n")[0].decode("latin-1")
+        if line.split(" ")[1:2] != ["200"] or rest:
+            self._fail(f"the proxy answered {line[:80]!r}")
+            return
+        self._tunnel = None
+        self._handshake()
 
     def _encrypted(self, data: bytes, now_s: float) -> None:
         assert self._tls is not None

@@ -18,6 +18,9 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 _OUR_HEADERS = ("connection", "content-length", "host", "transfer-encoding")
 
+_UNIX = "unix://"
+_UNIX_PATH_BYTES = 107  # sun_path of Linux, without its end
+
 KEY_VARIABLES = ("SERVECAP_API_KEY", "OPENAI_API_KEY")
 
 
@@ -42,15 +45,19 @@ def resolve(
     *,
     headers: tuple[str, ...] = (),
     security: Security | None = None,
+    proxy: str | None = None,
 ) -> Endpoint:
-    """The endpoint behind *url*, a base URL with or without a trailing /v1.
+    """The endpoint behind *url*, a base URL with or without a trailing /v1, or unix:///PATH.
 
-    The API key is taken from the environment (SERVECAP_API_KEY, else OPENAI_API_KEY).
+    The API key is taken from the environment (SERVECAP_API_KEY, else OPENAI_API_KEY). A *proxy*
+    is used only where it is given: http://host:port.
 
     Raises:
         UsageError: the URL or a header cannot be read.
         EndpointError: the host is not known.
     """
+    if url.startswith(_UNIX):
+        return _unix(url, headers, proxy)
     parts = _split(url)
     host = parts.hostname
     assert host is not None
@@ -59,12 +66,37 @@ def resolve(
     tls = _tls(security or Security()) if parts.scheme == "https" else None
     prefix = quote(parts.path.rstrip("/").removesuffix("/v1"), safe="/%:@!$&'()*+,;=~")
     name = f"[{host}]" if ":" in host else _ascii(host)
-    return Endpoint(
-        host=name if port == standard else f"{name}:{port}",
-        prefix=prefix,
-        addresses=_addresses(host, port, tls),
-        headers=_headers(headers),
-    )
+    shown = name if port == standard else f"{name}:{port}"
+    if proxy is None:
+        addresses = _addresses(host, port, tls)
+    elif tls is None:
+        addresses = _proxy_addresses(proxy)
+        prefix = f"http://{shown}{prefix}"  # a proxy wants the whole URL (RFC 9112, section 3.2.2)
+    else:
+        tunnel = f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode()
+        addresses = tuple(
+            msgspec.structs.replace(a, tls=tls, server_name=host, tunnel=tunnel)
+            for a in _proxy_addresses(proxy)
+        )
+    return Endpoint(host=shown, prefix=prefix, addresses=addresses, headers=_headers(headers))
+
+
+def _unix(url: str, headers: tuple[str, ...], proxy: str | None) -> Endpoint:
+    path = url.removeprefix(_UNIX)
+    if proxy is not None:
+        raise UsageError(f"URL {url!r} is a local socket, which no proxy can reach: leave it away")
+    if not path.startswith("/") or len(os.fsencode(path)) > _UNIX_PATH_BYTES:
+        raise UsageError(f"URL {url!r} must be unix:// and a path from /, of 107 bytes at most")
+    address = Address(family=socket.AF_UNIX, sockaddr=path, server_name="localhost")
+    return Endpoint(host="localhost", prefix="", addresses=(address,), headers=_headers(headers))
+
+
+def _proxy_addresses(proxy: str) -> tuple[Address, ...]:
+    parts = _split(proxy)
+    if parts.scheme != "http" or parts.path not in ("", "/"):
+        raise UsageError(f"proxy {proxy!r} must look like http://host:port")
+    assert parts.hostname is not None
+    return _addresses(parts.hostname, _port(proxy, parts) or 80, None)
 
 
 def _split(url: str) -> SplitResult:

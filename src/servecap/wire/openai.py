@@ -31,11 +31,19 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: msgspec.Raw = msgspec.Raw()  # in a union with None, Raw reads nothing but null
 
 
+class _Logprobs(msgspec.Struct, frozen=True, gc=False):
+    """One entry per token: in `content` for chat, in `tokens` for completions."""
+
+    content: list[msgspec.Raw] | None = None
+    tokens: list[msgspec.Raw] | None = None
+
+
 class _Choice(msgspec.Struct, frozen=True, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _LlamaTimings(msgspec.Struct, frozen=True, gc=False):
@@ -121,6 +129,7 @@ class OpenAi:
         for choice in chunk.choices:
             if _carries_output(choice, answer):
                 answer.chunk_s.append(at_s)
+                _count_tokens(answer, choice, chunk.usage)
             if choice.finish_reason is not None:
                 answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
@@ -160,6 +169,21 @@ def _carries_output(choice: _Choice, answer: Answer) -> bool:
     return delta is not None and bytes(delta.tool_calls) not in (b"", b"null", b"[]")
 
 
+def _count_tokens(answer: Answer, choice: _Choice, usage: _Usage | None) -> None:
+    """Note the tokens of a chunk with output, where the server tells: by logprobs, or by usage
+    figures in every chunk (vLLM's and SGLang's continuous_usage_stats)."""
+    told = choice.logprobs
+    listed = (told.content or told.tokens) if told is not None else None
+    if listed:
+        tokens = len(listed)
+    elif usage is not None and usage.completion_tokens is not None:
+        tokens = max(0, usage.completion_tokens - answer.counted)
+    else:
+        return
+    answer.counted += tokens
+    answer.chunk_tokens.append(tokens)
+
+
 def _text(choice: _Choice) -> str | None:
     if choice.text:
         return choice.text
@@ -197,7 +221,9 @@ def _only_text(chunk: _Chunk) -> str | None:
     if chunk.error is not None or chunk.object == "error":
         return None
     choice = chunk.choices[0]
-    return _text(choice) if choice.finish_reason is None else None
+    if choice.finish_reason is not None or choice.logprobs is not None:
+        return None
+    return _text(choice)
 
 
 def _take_totals(answer: Answer, chunk: _Chunk) -> None:
