@@ -105,6 +105,8 @@ def warnings(split: Split, slo: Slo) -> tuple[str, ...]:
         found.append(f"{split.name} is predicted by an engine model ({split.provenance})")
     if split.error_rate is not None and split.error_rate > NOTABLE_ERROR_RATE:
         found.append(f"{split.error_rate:.1%} of the requests failed at that load")
+    if split.missing_nodes:
+        found.append(f"{split.nodes} nodes are needed, {split.missing_nodes} more than can be had")
     if split.idle_gpus_per_node:
         found.append(f"{split.idle_gpus_per_node} GPUs of each node stay idle")
     if split.slo is not None and str(slos.parse(split.slo)) != str(slo):
