@@ -8,6 +8,10 @@ import sys
 
 import click
 
+# Threads of a linear algebra library would fight with the load for the cores (and the small
+# matrices here are faster without them). To be set before numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from servecap import __version__
 from servecap.errors import ServecapError
 
