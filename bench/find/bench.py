@@ -28,9 +28,9 @@ def main(per_shape: int, names: list[str]) -> None:
     ours = rows[names[0]]
     for shape in SHAPES:
         print(_line(f"  {names[0]}, {shape}", [r for r in ours if r[0] == shape]))
-    base = _user_s(ours)
-    for name in names[1:]:
-        print(f"user-seconds of {name} / servecap: {_user_s(rows[name]) / base:.2f} (geometric)")
+    for own in names[:2]:
+        for name in names[2:]:
+            print(f"user-seconds of {name} / {own}: {_user_s(rows[name]) / _user_s(rows[own]):.2f}")
 
 
 def _user_s(rows: list[tuple[str, int | None, Answer]]) -> float:

@@ -66,9 +66,9 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
         users = asked.load
         requests = max(asked.requests, math.ceil(CYCLES * users))
         hopeless = server.mean_ttft_s(users) > GIVEN_UP * server.limits[0].at_most_s
-        if hopeless:  # given up in the ramp, after a few requests
-            requests = LEAST
-        values = meter.level(users, requests, cold_cycles=0.5 if hopeless else COLD_CYCLES)
+        if hopeless:
+            requests = GIVEN_UP_AFTER
+        values = meter.level(users, requests, cold_cycles=1.0 if hopeless else COLD_CYCLES)
         found = [of_values(limit, values[limit.metric].tolist()) for limit in server.limits]
         margins = [m for m in found if m is not None]
         if hopeless:
@@ -79,12 +79,10 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
     return meter.answer(answer.best, answer.low, answer.high)
 
 
-COLD_GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
-LEAST = 60
-CYCLES = 2.0  # ramp-in and one more, before the window
-GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
-LEAST = 60
+COLD_CYCLES = 2.0  # ramp-in and one more, before the window
 CYCLES = 2.0  # the window's least length
+GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
+GIVEN_UP_AFTER = 80  # requests that came after the ramp, one cycle
 
 
 def double_and_bisect(server: Server, rng: np.random.Generator) -> Answer:
@@ -182,7 +180,8 @@ def _root(loads: Sequence[int], used: Sequence[float]) -> float:
 
 
 RULES: dict[str, Callable[[Server, np.random.Generator], Answer]] = {
-    "servecap": ours,
+    "servecap, 5%": ours,
+    "servecap, 10%": lambda server, rng: ours(server, rng, precision=0.10),
     "double + bisect, 3 x 2N": double_and_bisect,
     "isotonic + root": isotonic_root,
     "attainment + bisect": attainment_bisect,

@@ -104,6 +104,7 @@ class Search:
         self._whole = whole
         self._seed = seed
         self._told: list[_Told] = []
+        self._edges: tuple[stats.Floats, Ints, list[str]] | None = None  # of what is told so far
         self._barred: float | None = None  # from this load on, nothing can be measured
         self.stop_reason = ""
 
@@ -112,6 +113,7 @@ class Search:
     def tell(self, load: float, margins: Sequence[Margin], requests: int) -> None:
         """The margins found at a load, from that many requests."""
         self._told.append(_Told(load=load, requests=requests, margins=tuple(margins)))
+        self._edges = None
 
     def bar(self, load: float) -> None:
         """Nothing can be learned at this load or above it: what was found was not valid."""
@@ -285,6 +287,11 @@ class Search:
 
     def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
         """Likely loads at which the first limit breaks, and which limit that is."""
+        if self._edges is None:
+            self._edges = self._sample()
+        return self._edges
+
+    def _sample(self) -> tuple[stats.Floats, Ints, list[str]]:
         rng = np.random.default_rng([self._seed, len(self._told)])
         low, high, held = self._bracket()
         loads = np.exp(np.linspace(math.log(low), math.log(high), _GRID))
