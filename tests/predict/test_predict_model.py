@@ -216,3 +216,13 @@ def test_what_makes_no_sense_is_told(arguments: list[str], message: str) -> None
     done = CliRunner().invoke(cli, ["predict", *arguments])
     assert isinstance(done.exception, UsageError)
     assert message in str(done.exception)
+
+
+def test_requests_that_no_server_takes_are_told() -> None:
+    long = msgspec.structs.replace(
+        case("a100-40gb", 4), lengths=Lengths(prompt_tokens=3000, output_tokens=100)
+    )
+    fixed = msgspec.structs.replace(long.lengths, prompt_spread=0.0)
+    told = answer(msgspec.structs.replace(long, lengths=fixed), TGI, SLO, seeds=2)
+    assert "llama-13b takes 2048" in (told.impossible or "")
+    assert told.max_users is None

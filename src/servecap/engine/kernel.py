@@ -11,12 +11,14 @@ from servecap.engine.kernel_steps import (
     BLOCKS,
     CACHED,
     END,
+    ENDED,
     FIRST,
     FREE,
     GENERATED,
     HEAD,
     JOINED,
     OUTPUT,
+    PARTIAL,
     PLANNED,
     PREEMPTED,
     PROMPT,
@@ -107,6 +109,12 @@ def _mixed_step(
             if seq[GENERATED, i] == 1:
                 times[FIRST, i] = end_s
         seq[CACHED, i] += work[k]
+    state[PARTIAL] = 0
+    for k in range(state[RUNNING]):
+        i = running[k]
+        if seq[GENERATED, i] == 0 or _missing(seq, i) != 1:
+            state[PARTIAL] += 1
+    state[ENDED] = 1
     return end_s
 
 
@@ -124,12 +132,7 @@ def _chunked(
 ) -> float:
     """End of the next step, or run of decode steps, of chunked prefill."""
     count = state[RUNNING]
-    settled = 0 < count <= s[1]
-    r = count - 1
-    while settled and r >= 0:
-        i = running[r]
-        settled = seq[GENERATED, i] > 0 and _missing(seq, i) == 1
-        r -= 1
+    settled = 0 < count <= s[1] and state[PARTIAL] == 0
     blocked = False  # whoever waits must wait until somebody ends, whoever else may come
     if settled and state[HEAD] < state[TAIL]:
         budget = int(s[1]) - count
@@ -211,6 +214,7 @@ def _prefill_first(
         seq[CACHED, i] = seq[PROMPT, i]
         seq[GENERATED, i] = 1
         times[FIRST, i] = end_s
+    state[ENDED] = 1
     return float(end_s)
 
 
@@ -271,7 +275,7 @@ def serve_all(
     n, population = len(prompt), len(start_s)
     seq = np.zeros((6, n), np.int64)
     seq[PROMPT], seq[OUTPUT], seq[RESERVE] = prompt, output, reserve
-    state = np.zeros(7, np.int64)
+    state = np.zeros(9, np.int64)
     state[FREE], state[HEAD], state[TAIL], state[WAITED] = int(s[5]), n, n, 1
     waiting = np.empty(2 * n + 1, np.int64)
     running = np.empty(max(1, min(n, int(s[2]))) + 1, np.int64)
@@ -304,6 +308,8 @@ def serve_all(
             now_s = _prefill_first(c, s, state, seq, running, waiting, times, now_s, due_s)
         else:
             now_s = _chunked(c, s, state, seq, running, waiting, times, now_s, due_s)
+        if state[ENDED] == 0:
+            continue
         kept = 0
         for r in range(state[RUNNING]):
             i = running[r]

@@ -2,6 +2,8 @@
 
 Arrays that the functions share: `c` as StepCoefficients, `state` and `seq` by the indices below,
 `running` oldest first, `waiting` from HEAD to TAIL, `times` by request.
+
+Numba's cache on disk looks at each file alone: after a change here, change or touch kernel.py.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ else:
 
 
 # Indices into the state that the compiled functions share.
-FREE, HEAD, TAIL, RUNNING, WAITED, JOINED, PREEMPTED = range(7)
+FREE, HEAD, TAIL, RUNNING, WAITED, JOINED, PREEMPTED, PARTIAL, ENDED = range(9)
 CACHED, GENERATED, BLOCKS, PROMPT, OUTPUT, RESERVE = range(6)
 PLANNED, STARTED, FIRST, END = range(4)
 
@@ -119,11 +121,12 @@ def decode(
     """End of a run of decode steps of all that run: to the first end of an answer, the first step
     that begins after *due_s*, or as long as there is memory; -1 where that is not even one step."""
     count = state[RUNNING]
-    context = count
+    context, least = count, 1 << 40
     for r in range(count):
         i = running[r]
         context += seq[CACHED, i]
-        most = min(most, seq[OUTPUT, i] - seq[GENERATED, i])
+        least = min(least, seq[OUTPUT, i] - seq[GENERATED, i])
+    most = min(most, least)
     if paged:
         most = _affordable(state, seq, running, count, most)
         if most == 0:
@@ -140,6 +143,7 @@ def decode(
             state[FREE] -= blocks - seq[BLOCKS, i]
             seq[BLOCKS, i] = blocks
     state[WAITED] += steps
+    state[ENDED] = 1 if steps == least else 0
     return now_s + _run_s(c, count, context, steps)
 
 

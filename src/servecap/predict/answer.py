@@ -74,6 +74,8 @@ def answer(
         return msgspec.structs.replace(blank, impossible=str(error))
     most, there = capacity(case, tuning, slo, seeds=seeds)
     shown = there if users is None else case.figures(tuning, users, slo=slo, seeds=seeds)
+    if shown.refused_share >= 1:
+        return msgspec.structs.replace(blank, impossible=_too_long(case, room))
     shares, binds = _binds(case, tuning, shown, slo, room)
 
     def ranged(figure: str, value: float) -> Range | None:
@@ -96,6 +98,13 @@ def answer(
         step_shares=shares,
         notes=_notes(case, profile, kind, most, shown),
     )
+
+
+def _too_long(case: Case, room: int) -> str:
+    lengths, model = case.lengths, case.place.model
+    tokens = f"{lengths.prompt_tokens:.0f} + {lengths.output_tokens:.0f} tokens"
+    most = f"{model.name} takes {model.max_context_tokens}, and {room} fit into memory"
+    return f"all requests are refused: {tokens} each, but {most}"
 
 
 def _binds(

@@ -15,6 +15,7 @@ from servecap.slo import Slo
 
 SEEDS = 16
 USERS_MAX = 20_000
+_ROUGH_SEEDS = 2
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,19 +114,45 @@ def _statistic(values: fast.Floats, quantile: float | None) -> float:
 def capacity(case: Case, tuning: Tuning, slo: Slo, *, seeds: int = SEEDS) -> tuple[int, Figures]:
     """The most users for whom the SLO holds (0 if not even for one), and the figures there.
 
+    Above 400 users to within 0.5%. A search with two seeds finds the neighbourhood.
+
     Raises:
         UsageError: the model does not fit.
     """
     seen: dict[int, Figures] = {}
 
-    def holds(users: int) -> bool:
+    def holds(users: int, seeds: int = seeds) -> bool:
         seen[users] = figures = case.figures(tuning, users, slo=slo, seeds=seeds)
         limits = zip(figures.held, slo.limits, strict=True)
         within = all(value <= limit.at_most_s for value, limit in limits)
         return within and figures.refused_share <= slo.error_share_max
 
-    users = most(holds, USERS_MAX)
+    rough = most(lambda users: holds(users, min(seeds, _ROUGH_SEEDS)), USERS_MAX)
+    users = rough if seeds <= _ROUGH_SEEDS else _near(holds, rough)
     return users, seen[max(1, users)]
+
+
+def _near(holds: Callable[[int], bool], guess: int) -> int:
+    """As `most`, when the answer is near *guess*."""
+    step, grain = max(1, guess // 50), max(1, guess // 200)
+    low = high = max(1, guess)
+    if holds(low):
+        high = min(low + step, USERS_MAX + 1)
+        while high <= USERS_MAX and holds(high):
+            step *= 2
+            low, high = high, min(high + step, USERS_MAX + 1)
+    else:
+        low = max(0, high - step)
+        while low > 0 and not holds(low):
+            step *= 2
+            low, high = max(0, low - step), low
+    while high - low > grain:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def most(holds: Callable[[int], bool], limit: int) -> int:
