@@ -133,8 +133,11 @@ class OpenAi:
             if choice.finish_reason is not None:
                 answer.finish_reason = clean(choice.finish_reason)
         _take_totals(answer, chunk)
-        if not answer.keep_text and (same is None or same.worth_another(len(answer.chunk_s))):
-            answer.same = _like(data, chunk, same, len(answer.chunk_s))
+        chunks = len(answer.chunk_s)
+        if chunks < _LIKE_FROM or answer.keep_text:
+            return
+        if same is None or same.worth_another(chunks):
+            answer.same = _like(data, chunk, same, chunks)
 
     def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:
         """Read an answer that was not streamed; TGI sends its timing headers here, too.
@@ -193,6 +196,7 @@ def _text(choice: _Choice) -> str | None:
     return delta.content or delta.reasoning_content or delta.reasoning or delta.refusal
 
 
+_LIKE_FROM = 3  # chunks; the shortest answers would not pay for it
 _PROBE = b"probe"
 
 

@@ -14,7 +14,7 @@ READ_BYTES = 262_144
 GATHER_S = 0.0003
 GATHER_FROM_PER_S = 8_000.0
 
-_AT_ONCE = 1024  # sockets served before the event loop gets its turn
+_AT_ONCE = 128  # sockets served before what is due to be sent gets its turn
 _RATE_S = 0.02  # how often the rate of ready sockets is worked out anew
 _CLOCK_MONOTONIC = 1
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
@@ -42,6 +42,7 @@ class Poller:
         self._seen = 0
         self._since_s = time.monotonic()
         self._gathering = False
+        self._behind = False
         self._epoll = select.epoll() if sys.platform == "linux" else None
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._ready)
@@ -86,9 +87,10 @@ class Poller:
 
     def _ready(self) -> None:
         assert self._epoll is not None
-        if self._gathering:
+        if self._gathering and not self._behind:
             time.sleep(GATHER_S)
         ready = self._epoll.poll(0, _AT_ONCE)
+        self._behind = len(ready) == _AT_ONCE
         readers, only_readable = self._readers, select.EPOLLIN
         for fd, mask in ready:
             if mask == only_readable:
