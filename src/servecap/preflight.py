@@ -19,7 +19,7 @@ from servecap.wire.http import HttpBroken
 from servecap.wire.openai import OpenAi
 from servecap.wire.tgi import Tgi
 
-_TRIAL_TOKENS = 16
+TRIAL_TOKENS = 16
 EMULATED = (
     "the server is servecap's emulator: latencies and rates are predictions of the engine model, "
     "not measurements of a GPU"
@@ -45,7 +45,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         trial = self.trial
         if trial.tpot_s is not None and trial.ttft_s is not None:
             return trial.ttft_s + trial.tpot_s * output_tokens
-        return trial.e2e_s * output_tokens / max(1, trial.output_tokens or _TRIAL_TOKENS)
+        return trial.e2e_s * output_tokens / max(1, trial.output_tokens or TRIAL_TOKENS)
 
 
 async def prepare(
@@ -168,7 +168,7 @@ async def _trial(
     request = Request(
         request_id=0,
         messages=(Message("user", "Name three rivers."),),
-        max_output_tokens=_TRIAL_TOKENS,
+        max_output_tokens=TRIAL_TOKENS,
         exact_output=True,
     )
     client.send(Arrival(request, 0, clock.now()))

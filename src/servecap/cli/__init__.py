@@ -30,6 +30,7 @@ COMMANDS = {
     "self-test": "Measure what this machine's client itself can do.",
     "workload": "Describe a data set or a trace, or write a smaller one like it.",
     "export": "Write a stored run as CSV, Parquet or OpenMetrics text.",
+    "doctor": "Look for what would spoil a measurement, here and at a server.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
 
@@ -62,6 +63,14 @@ class _Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _configured(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Options from a file become the commands' defaults."""
+    if path is not None:
+        from servecap.cli import config
+
+        ctx.default_map = config.read(path, list(COMMANDS))
+
+
 @click.group(
     cls=_Lazy,
     epilog=EPILOG,
@@ -72,6 +81,14 @@ class _Lazy(click.Group):
     },
 )
 @click.version_option(__version__, prog_name="servecap")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_configured,
+    help="YAML file of options for each command: {run: {users: 64}}.",
+)
 def cli() -> None:
     """How many users can this LLM service carry, and what must I buy to carry more?"""
 

@@ -1,0 +1,103 @@
+"""Options from a YAML file: below the command line, above the built-in defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from servecap import cli
+from servecap.cli import config
+from servecap.errors import UsageError
+
+COMMANDS = list(cli.COMMANDS)
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "servecap.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_options_are_known_by_their_long_names(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "run: {users: 64, format: sharegpt, max_duration: 5, header: 'A: b', stream: false}\n"
+        "find: {header: ['A: b', 'C: d'], max-users: 9}\n",
+    )
+    found = config.read(path, COMMANDS)
+    assert found["run"] == {
+        "users": 64,
+        "data_format": "sharegpt",
+        "max_duration": 5,
+        "headers": ["A: b"],
+        "stream": False,
+    }
+    assert found["find"] == {"headers": ["A: b", "C: d"], "max_users": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: {users: 1}", "'runs' is no command: did you mean 'run'"),
+        ("run: {usrs: 1}", "run has no option 'usrs': did you mean 'users'"),
+        ("run: {users: [1, 2]}", "takes one value"),
+        ("run: 3", "must map commands to options"),
+        ("- run", "must map commands to options"),
+        ("run: {users: ", "is no YAML"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        config.read(written(tmp_path, text), COMMANDS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        config.read(str(tmp_path / "none.yaml"), COMMANDS)
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from servecap.cli import run
+
+    seen: dict[str, Any] = {}
+
+    def callback(**given: Any) -> int:
+        seen.update(given)
+        return 0
+
+    monkeypatch.setattr(run.command, "callback", callback)
+    path = written(tmp_path, "run: {url: 'http://a', users: 64, seed: 1, queue: 7, header: 'A: b'}")
+    args = ["--config", path, "run", "--seed", "3"]
+    done = CliRunner().invoke(
+        cli.cli, args, standalone_mode=False, env={"SERVECAP_RUN_USERS": "32"},
+        auto_envvar_prefix="SERVECAP",
+    )  # fmt: skip
+    assert done.exception is None, done.exception
+    assert (seen["url"], seen["queue"], seen["headers"]) == ("http://a", 7, ("A: b",))
+    assert (seen["users"], seen["seed"]) == (32, 3)
+
+
+def test_values_from_the_file_are_checked_as_those_of_the_command_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "run: {url: 'http://a', users: many}")
+    done = CliRunner().invoke(cli.cli, ["--config", path, "run"], standalone_mode=False)
+    assert isinstance(done.exception, click.BadParameter)
+    assert "'many' is not a valid integer" in done.exception.format_message()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_completion_script(shell: str) -> None:
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    complete = kind(cli.cli, {}, "servecap", "_SERVECAP_COMPLETE")
+    names = [item.value for item in complete.get_completions([], "co")]
+    assert names == ["compare"]
+    assert "--users" in [item.value for item in complete.get_completions(["run"], "--u")]
