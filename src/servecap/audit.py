@@ -32,7 +32,7 @@ def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[st
     """
     if not inside:
         return [_empty(summary)], []
-    change = _drift(run, inside)
+    change = _drift(run, summary)
     unsettled = [*_drifts(change), *_little(run, summary)]
     rising = change is not None and change > 0 and summary.verdict is Verdict.FAIL
     if rising or steady.given_up(summary.window):
@@ -101,13 +101,17 @@ def _population(run: Run, summary: Summary) -> list[str]:
     return []
 
 
-def _drift(run: Run, inside: Sequence[Record]) -> float | None:
+def _drift(run: Run, summary: Summary) -> float | None:
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
         return None  # a burst and a drain are never stationary: that is what was asked for
     if isinstance(load, OpenLoop) and not load.stationary:
         return None  # the load itself changes, and the answers with it
-    return steady.drift([r.e2e_s for r in inside if r.ok])
+    return steady.slo_drift(_ordered(run), summary.window, run.scenario)
+
+
+def _ordered(run: Run) -> list[Record]:
+    return sorted(run.records, key=lambda r: r.end_s)
 
 
 def _drifts(change: float | None) -> list[str]:
@@ -115,7 +119,7 @@ def _drifts(change: float | None) -> list[str]:
         return []
     way = "rose" if change > 0 else "fell"
     return [
-        f"not stationary: the response time {way} by {abs(change):.0%} "
+        f"not stationary: the response time (or a limited part of it) {way} by {abs(change):.0%} "
         "from the first half of the window to the second: run longer, or with less load"
     ]
 

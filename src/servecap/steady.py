@@ -20,6 +20,8 @@ from servecap.slo import Limit
 CYCLES = 2.0  # a window holds at least so many mean cycles, so that each user is seen twice
 DRIFT_SHARE = 0.2  # halves of a window that differ by more (and significantly) are not stationary
 DRIFT_CONFIDENCE = 0.999
+DRIFT_OF_LIMIT = 0.1
+WARM_UP_SHARE = 0.4
 LITTLE_SHARE = 0.10  # of the users: a larger gap means that the window was not steady
 LITTLE_NOISE = 2.0  # the gap allowed for n requests is this over root n, if that is more
 HOPELESS = 20  # requests that all fail before a run gives up
@@ -150,6 +152,34 @@ def drift(values: Sequence[float]) -> float | None:
     return gap / level if error == 0 or abs(gap) / error > bar else None
 
 
+def slo_drift(records: Sequence[Record], window: Window, scenario: Scenario) -> float | None:
+    """The drift of response times, or of a limited figure by a part of its limit that matters.
+
+    Where warm-up seems to fill more than `WARM_UP_SHARE` of what followed the ramp it is no
+    warm-up that was left out but a trend, and all that followed the ramp is tested.
+
+    A first-token latency may double while the response time hardly moves. Changes of less than
+    `DRIFT_OF_LIMIT` of a limit are let be: an idle server's few milliseconds may wander.
+    """
+    inside = counted(records, window)
+    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
+    if not inside or not ended:
+        return None
+    after_s = min(window.start_s, _ramped_s(records, scenario, ended))
+    after = [r for r in ended if after_s <= r.end_s <= window.end_s]
+    tested = after if len(inside) < (1 - WARM_UP_SHARE) * len(after) else inside
+    good = [r for r in tested if r.ok]
+    found = drift([r.e2e_s for r in good])
+    for limit in scenario.slo.limits:
+        value = verdict.value_of(limit.metric, server=scenario.timings == "server")
+        seen = [v for r in good if (v := value(r)) is not None]
+        change = drift(seen)
+        if found is None and change is not None:
+            moved_s = abs(change) * float(np.mean(seen))
+            found = change if moved_s > DRIFT_OF_LIMIT * limit.at_most_s else None
+    return found
+
+
 def little_gap(
     scenario: Scenario, requests_per_s: float, response_s: float, requests: int
 ) -> float | None:
@@ -224,7 +254,7 @@ class Enough:
         cycle_s = float(np.mean(response_s)) + self._think_s()
         if window.end_s - window.start_s < CYCLES * cycle_s:
             return None
-        if drift(response_s) is not None:
+        if slo_drift(self._records, window, self._scenario) is not None:
             return None
         qps = len(inside) / (window.end_s - window.start_s)
         if little_gap(self._scenario, qps, float(np.mean(response_s)), len(inside)) is not None:

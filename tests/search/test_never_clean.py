@@ -1,0 +1,137 @@
+"""A search that cannot be believed never gives a clean-looking answer."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from servecap import rand, slo
+from servecap.errors import InvalidRun, UsageError
+from servecap.record import Outcome, Record, Times, TokenSource
+from servecap.run import Header, Run, Source, Status
+from servecap.scenario import ClosedLoop, Scenario, Target
+from servecap.search import cycle_s, find
+
+END_S = 60.0
+CAPACITY = 60
+ASKED = Scenario(load=ClosedLoop(users=1), slo=slo.parse("ttft.mean<1s"))
+Change = Callable[[Record], Record]
+
+
+def service(
+    asked: Scenario,
+    *,
+    drift: float = 0.0,
+    source: Source = "simulated",
+    change: Change = lambda r: r,
+) -> Run:
+    """TTFT = users / CAPACITY seconds, growing by *drift* over the run; answers take 1 s more."""
+    users = asked.users
+    assert users is not None
+    rng = random.Random(rand.derive(asked.seed, "service"))
+    due = [(i * (users / CAPACITY + 3) / users, i) for i in range(users)]
+    found: list[Record] = []
+    while due[0][0] < END_S:
+        planned_s, user = heapq.heappop(due)
+        ttft_s = (users + 0.5) / (CAPACITY + 1) * rng.uniform(0.8, 1.2)
+        ttft_s *= 1 + drift * planned_s / END_S
+        first_s, end_s = planned_s + ttft_s, planned_s + ttft_s + 1.0
+        found.append(
+            change(
+                Record(
+                    request_id=len(found), user=user, planned_s=planned_s, sent_s=planned_s,
+                    end_s=end_s, outcome=Outcome.OK if end_s <= END_S else Outcome.CENSORED,
+                    first_token_s=first_s, chunk_s=Times([first_s, end_s]), prompt_tokens=100,
+                    output_tokens=50, asked_output_tokens=50, exact_output=True,
+                    token_source=TokenSource.SERVER,
+                )
+            )
+        )  # fmt: skip
+        heapq.heappush(due, (end_s + rng.uniform(1, 3), user))
+    header = Header(
+        scenario=asked, target=Target(url="x", api="x"), source=source, servecap_version="0",
+        started_utc="2026-01-01T00:00:00+00:00", status=Status.COMPLETE, load_end_s=END_S,
+    )  # fmt: skip
+    return Run(header=header, records=found)
+
+
+def test_a_clean_service_has_its_capacity_found_with_the_limit_and_every_level() -> None:
+    found = find(service, ASKED, precision=0.05)
+    assert found.capacity.users_high is not None
+    assert found.capacity.users - 1 <= CAPACITY <= found.capacity.users_high + 1
+    assert found.capacity.limited_by == "ttft.mean<1s"
+    assert found.unsure is None
+    assert all(level.why and level.margins for level in found.levels)
+    assert found.estimate is not None
+    assert found.estimate.confidence == 0.95
+
+
+CASES: dict[str, tuple[Change, Source, str]] = {
+    "client": (
+        lambda r: msgspec.structs.replace(r, sent_s=r.planned_s + 0.1), "measured",
+        "client_limited",
+    ),
+    "cache": (lambda r: msgspec.structs.replace(r, cached_tokens=80), "simulated", "prefix cache"),
+    "short": (lambda r: msgspec.structs.replace(r, output_tokens=20), "simulated", "shorter"),
+    "refused": (
+        lambda r: msgspec.structs.replace(r, outcome=Outcome.HTTP_ERROR, status=429)
+        if r.request_id % 5 == 0 else r,
+        "simulated", "429",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_cannot_be_believed_ends_the_search(case: str) -> None:
+    change, source, said = CASES[case]
+    with pytest.raises(InvalidRun, match=said):
+        find(lambda asked: service(asked, change=change, source=source), ASKED)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_where_only_large_levels_cannot_be_believed_there_is_no_upper_end(case: str) -> None:
+    change, source, said = CASES[case]
+
+    def probe(asked: Scenario) -> Run:
+        few = asked.users is not None and asked.users < 30
+        return service(asked) if few else service(asked, change=change, source=source)
+
+    found = find(probe, ASKED)
+    assert found.capacity.users_high is None
+    assert found.capacity.users < 30
+    assert said in found.stop_reason
+    assert found.unsure is not None
+
+
+def test_a_server_that_drifts_is_no_base_for_an_answer() -> None:
+    with pytest.raises(InvalidRun, match="not stationary"):
+        find(lambda asked: service(asked, drift=4.0), ASKED, start=14)
+
+
+def test_a_spent_budget_says_what_is_known_and_what_certainty_costs() -> None:
+    found = find(service, ASKED, budget_s=130.0, precision=0.01)
+    assert "budget of 130 s" in found.stop_reason
+    assert len(found.levels) == 3
+    assert found.unsure is not None
+    with pytest.raises(UsageError, match="--budget"):
+        find(service, ASKED, budget_s=0.0)
+
+
+def test_levels_ramp_in_over_the_cycle_that_the_ones_before_let_expect() -> None:
+    asked: list[Scenario] = []
+
+    def probe(scenario: Scenario) -> Run:
+        asked.append(scenario)
+        return service(scenario)
+
+    levels = find(probe, ASKED, start=10).levels
+    ramps = [x.load.ramp_s for x in asked if isinstance(x.load, ClosedLoop)]
+    assert ramps[0] is None
+    assert all(ramp is not None and 3 < ramp < 10 for ramp in ramps[1:])
+    ends = sorted(x.users for x in levels if x.valid)
+    assert cycle_s(levels, ends[0]) == pytest.approx(3.0 + ends[0] / CAPACITY, rel=0.15)
+    assert cycle_s(levels, ends[0] - 1) is None
