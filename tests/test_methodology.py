@@ -70,7 +70,8 @@ def test_defaults_in_the_text() -> None:
     assert f"9 degrees of freedom, {steady.DRIFT_CONFIDENCE:.1%}" in text
     assert f"when the first {steady.HOPELESS} requests have all failed" in text
     assert f"With {scenario.OpenLoop(rate_rps=1).max_in_flight:,} in flight" in text
-    assert f"not beyond {steady.DECIDE_FACTOR} times the requests" in text
+    assert f"more than {steady.WARM_UP_SHARE:.0%} of what followed the ramp" in text
+    assert f"more than {steady.DRIFT_OF_LIMIT:.0%} of their limit" in text
     assert steady.CYCLES == 2, "the text says two mean cycles"
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from servecap import slo as slos
-from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S
+from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S, LENGTHS
 from servecap.matrix.table import DEFAULT_SCENARIO, Row, rows
 
 Kind = Literal["swapped", "impossible", "contradiction", "little", "tail", "slo"]
@@ -176,10 +176,12 @@ def _rates(cell: _Cell, usual: float | None, think_s: float) -> list[Finding]:
     apart = _apart(cell, usual, think_s)
     if apart is not None:
         return [apart]
-    tokens = cell.output if cell.output is not None else usual
-    steady = None if tokens is None else cell.steady_qps(tokens, think_s)
-    if cell.output is None or steady is None or cell.qps > TAIL_SHARE * steady:
+    steady = None if cell.output is None else cell.steady_qps(cell.output, think_s)
+    if steady is None or TAIL_SHARE * steady < cell.qps <= LENGTHS * steady:
         return []
+    if cell.qps > steady:
+        said = f"requests/s {cell.qps:g} is {cell.qps / steady:.0%} of what Little's law allows"
+        return [_of(cell, "impossible", said, f"{steady:.3g} requests/s")]
     said = (
         f"requests/s {cell.qps:g} is {cell.qps / steady:.0%} of the steady rate by Little's law: "
         "the tail of a finite queue, in which users have run out of requests, is in it"

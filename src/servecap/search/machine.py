@@ -317,7 +317,8 @@ class Search:
         low = min(proofs) if proofs and len(proofs) == len(held) else floor
         high = min((x for x in over if x is not None), default=self._most)
         if low >= high:  # noise, or a server that is not monotone: believe neither proof
-            return floor, self._most, False
+            tried = [t.load for t in self._told if self._broken(t)]
+            return floor, max(tried, default=self._most), False
         return low, max(high, low * 1.001), len(proofs) == len(held)
 
     def _proven(self, name: str, *, broken: bool) -> float | None:
