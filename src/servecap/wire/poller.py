@@ -126,7 +126,7 @@ class Alarm:
     """Calls back once at a time on the monotonic clock, to some tens of microseconds on Linux.
 
     The event loop's own timers count whole milliseconds, which would make every request up to
-    that late.
+    that late. Where there is nothing better it may ring a millisecond early: look at the clock.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Call) -> None:
@@ -146,7 +146,7 @@ class Alarm:
                 return
         if self._timer is not None:
             self._timer.cancel()
-        # The loop's timers are rounded to milliseconds: aim so that they are never early.
+        # The loop's timers are rounded to milliseconds: better late than early.
         delay_s = max(0.0, at_s - time.monotonic()) + 0.0005
         self._timer = self._loop.call_later(delay_s, self._call)
 
