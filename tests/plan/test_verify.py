@@ -96,18 +96,18 @@ def test_a_plan_that_holds_passes_with_its_evidence() -> None:
 
 def test_a_choice_that_fails_is_not_the_first_and_the_next_is_tried() -> None:
     good = cell(30, gpu="h100", gpu_memory_gb=80.0)
-    lied = cell(3000, gpu="a100")
-    prices = Supply(prices=(Price("a100", 1.0), Price("h100", 2.0)))
+    lied = cell(1200, gpu="a100")
+    prices = Supply(gpus_per_node=2, prices=(Price("a100", 1.0), Price("h100", 90.0)))
     assert plan([lied, good], Demand(100), prices).models[0].gpus[0].gpu == "a100-40GB"
-    found = verified([lied, good], 12_000, prices)
+    found = verified([lied, good], 1200, prices)
     assert [check.verdict for check in found.checks] == ["fail", "pass"]
     assert [gpu.gpu for gpu in found.models[0].gpus] == ["h100-80GB", "a100-40GB"]
     text = plan_text(found)
-    assert "of 8 x h100-80GB" in text.split("FAILS ITS OWN SIMULATION")[0]
+    assert "of 2 x h100-80GB" in text.split("FAILS ITS OWN SIMULATION")[0]
 
 
 def test_where_every_choice_fails_nothing_is_recommended() -> None:
-    found = verified([cell(3000)], 12_000)
+    found = verified([cell(1200)], 1200, Supply(gpus_per_node=2))
     assert found.models[0].gpus == ()
     assert "llama-13b: no plan, every cell is left out" in plan_text(found)
     assert any("fails its own simulation" in x.reason for x in found.models[0].left_out)
@@ -141,9 +141,11 @@ def test_what_cannot_be_simulated_is_told() -> None:
 def test_the_command_ends_with_1_where_a_choice_fails(tmp_path: object) -> None:
     path = f"{tmp_path}/m.json"
     with open(path, "w") as file:
-        file.write(to_json([cell(3000)]))
+        file.write(to_json([cell(1200)]))
     done = CliRunner().invoke(
-        command, [path, "--users", "12000", "--verify", "vllm"], standalone_mode=False
+        command,
+        [path, "--users", "1200", "--verify", "vllm", "--gpus-per-node", "2"],
+        standalone_mode=False,
     )
     assert done.exception is None, done.exception
     assert done.return_value == 1

@@ -136,6 +136,13 @@ def _plan_section(plan: Plan) -> Section:
         ])
         for model in plan.models
     ]  # fmt: skip
+    checks = [
+        (f"Simulation of {check.choice}", [
+            f"{plan_text.check_line(check)}.", f"{check.simulated}, {check.requests} requests",
+            *check.told,
+        ])
+        for check in plan.checks
+    ]  # fmt: skip
     outlook = [] if plan.outlook is None else plan_text.outlook_lists(plan.outlook)
     left_out = [
         (f"{model.model}: left out", [f"{x.cell}: {x.reason}" for x in model.left_out])
@@ -148,7 +155,7 @@ def _plan_section(plan: Plan) -> Section:
         title=f"Plan for {units.clean(plan.demand.text)}",
         tables=plan_text.tables(plan),
         pictures=[picture(chart) for chart in chart_capacity.plan_charts(plan.models)],
-        lists=_clean_lists([*models, *outlook, *left_out, other, caveats]),
+        lists=_clean_lists([*checks, *models, *outlook, *left_out, other, caveats]),
     )
 
 
