@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from servecap import slo as slos
 from servecap.cli import cli
+from servecap.engine import fast
 from servecap.errors import UsageError
 from servecap.predict import calibrate, profile, uncertainty
 from servecap.predict.answer import answer
@@ -23,6 +24,9 @@ from servecap.predict.figures import Case, capacity, most
 from servecap.predict.harness import Harness, Lengths, traffic_of
 from servecap.predict.place import place
 
+pytestmark = pytest.mark.skipif(
+    not fast.COMPILED, reason="numba is not installed: without it these take minutes"
+)
 SLO = slos.parse("ttft.mean<3s,tpot.mean<100ms")
 TGI = profile.prior("tgi")
 

@@ -66,6 +66,7 @@ def command(
     cells = [cell for file in files for cell in tables.read(Path(file)).cells]
     found = rows.measured(cells, rules)
     say(f"fitting the {engine} engine to {len(found)} cells")
+    say_if_slow()
     start = profile.prior(rules.engine)
     fit = calibrate.fit(found, start, name=name or target.stem)
     fitted = uncertainty.with_spreads(fit)
@@ -76,6 +77,16 @@ def command(
         click.echo(_text(fitted, start))
         click.echo(f"profile {fitted.name!r} is in {out}")
     return 0
+
+
+def say_if_slow() -> None:
+    """Tells, where it is so, that numba is missing and what that costs."""
+    from servecap.cli.progress import say
+    from servecap.engine.fast import COMPILED
+
+    if not COMPILED:
+        say("numba is not installed, so this takes about a hundred times as long: "
+            'pip install "servecap[fast]"')  # fmt: skip
 
 
 def _text(fitted: Profile, start: Profile) -> str:

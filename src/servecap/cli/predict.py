@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecap.cli import output
-from servecap.cli.calibrate import TABLE_SLO
+from servecap.cli.calibrate import TABLE_SLO, say_if_slow
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def command(**given: Any) -> int:
       servecap predict --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
       servecap predict --profile ours.json --cells cells.csv --json
     """
+    say_if_slow()
     use, rules, answers = predicted(given)
     if given["as_json"]:
         output.print_json({"profile": use.name, "slo": str(rules.slo), "cells": answers})

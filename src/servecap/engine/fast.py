@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from servecap.engine.cost import StepCoefficients
 from servecap.engine.kernel import serve_all
+from servecap.engine.kernel_steps import COMPILED as COMPILED
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
 

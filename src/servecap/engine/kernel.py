@@ -260,6 +260,35 @@ def _pop(heap_s: Any, heap_u: Any, size: int) -> None:
 
 
 @compiled
+def _finish(
+    state: Any,
+    seq: Any,
+    running: Any,
+    times: Any,
+    users: Any,
+    think_s: Any,
+    heap_s: Any,
+    heap_u: Any,
+    size: int,
+    now_s: float,
+) -> int:
+    """Lets those go whose answers are whole; the heap's size with their users, who think now."""
+    kept = 0
+    for r in range(state[RUNNING]):
+        i = running[r]
+        if seq[GENERATED, i] < seq[OUTPUT, i]:
+            running[kept] = i
+            kept += 1
+            continue
+        times[END, i] = now_s
+        state[FREE] += seq[BLOCKS, i]
+        _sift_up(heap_s, heap_u, size, now_s + think_s[i], users[i])
+        size += 1
+    state[RUNNING] = kept
+    return size
+
+
+@compiled
 def serve_all(
     c: Any,
     s: Any,
@@ -308,17 +337,5 @@ def serve_all(
             now_s = _prefill_first(c, s, state, seq, running, waiting, times, now_s, due_s)
         else:
             now_s = _chunked(c, s, state, seq, running, waiting, times, now_s, due_s)
-        if state[ENDED] == 0:
-            continue
-        kept = 0
-        for r in range(state[RUNNING]):
-            i = running[r]
-            if seq[GENERATED, i] < seq[OUTPUT, i]:
-                running[kept] = i
-                kept += 1
-                continue
-            times[END, i] = now_s
-            state[FREE] += seq[BLOCKS, i]
-            _sift_up(heap_s, heap_u, size, now_s + think_s[i], users[i])
-            size += 1
-        state[RUNNING] = kept
+        if state[ENDED] == 1:
+            size = _finish(state, seq, running, times, users, think_s, heap_s, heap_u, size, now_s)
