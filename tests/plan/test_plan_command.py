@@ -100,3 +100,13 @@ def test_options_that_make_no_sense_are_told(table: str, arguments: list[str], t
     done = run(table, *arguments)
     assert isinstance(done.exception, UsageError), done.stdout
     assert told in str(done.exception)
+
+
+def test_a_table_without_latencies_is_told_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "bare.csv"
+    path.write_text("model,gpu,tp,max_users\nm,x,1,30\n")
+    assert "no cell tells its TTFT; add a column ttft_ms, or a column slo" in str(
+        run(str(path), "--users", "100").exception
+    )
+    path.write_text('model,gpu,tp,max_users,slo\nm,x,1,30,"ttft.mean<3s,tpot.mean<100ms"\n')
+    assert "m: 1 node of 8 x x" in run(str(path), "--users", "100").stdout

@@ -172,10 +172,20 @@ def check_limits(cells: Sequence[Cell], slo: Slo) -> None:
     """
     for limit in slo.limits:
         if not any(figure_of(c, limit) is not None or _own_limit(c, limit) for c in cells):
-            raise UsageError(
-                f"SLO limit {limit} cannot be checked: these cells tell only "
-                f"{' and '.join(CHECKABLE)}; limit those, or measure the cells under this SLO"
-            )
+            raise UsageError(f"SLO limit {limit} cannot be checked: {_what_tells(limit)}")
+
+
+def _what_tells(limit: Limit) -> str:
+    """What a table lacks to be held against the limit."""
+    if f"{limit.metric}.{limit.statistic}" in CHECKABLE:
+        return (
+            f"no cell tells its {limit.metric.upper()}; add a column {limit.metric}_ms, or a "
+            "column slo with the limits that the users were found under"
+        )
+    return (
+        f"these cells tell only {' and '.join(CHECKABLE)}; limit those, or measure the cells "
+        "under this SLO"
+    )
 
 
 def _broken(cell: Cell, slo: Slo) -> list[str]:
