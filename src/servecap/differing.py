@@ -8,7 +8,7 @@ import msgspec
 
 from servecap import slo
 from servecap.run import Run
-from servecap.scenario import ClosedLoop, Scenario
+from servecap.scenario import ClosedLoop, Load, Scenario
 
 
 def differences(before: Run, after: Run) -> tuple[str, ...]:
@@ -26,10 +26,18 @@ def differences(before: Run, after: Run) -> tuple[str, ...]:
     pairs.insert(0, ("load", a.scenario.load, b.scenario.load))
     found = [*asked_differently(a.scenario, b.scenario), *_differing(pairs)]
     for name, header in (("before", a), ("after", b)):
-        load = header.scenario.load
-        if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
-            found.append(f"{name} is a classic run: not stationary, so its intervals are a guide")
+        why = _unsettled(header.scenario.load)
+        if why is not None:
+            found.append(f"{name} is {why}: not stationary, so its intervals are a guide")
     return tuple(found)
+
+
+def _unsettled(load: Load) -> str | None:
+    """Why a run under this load is not in a steady state; None where it can be."""
+    if isinstance(load, ClosedLoop):
+        classic = load.queue is not None or load.each is not None
+        return "a classic run" if classic else None
+    return None if load.stationary else "a run under a changing load"
 
 
 def asked_differently(before: Scenario, after: Scenario) -> tuple[str, ...]:

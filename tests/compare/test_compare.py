@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.record import Outcome, Record, Times
 from servecap.run import Header, Run, Status
-from servecap.scenario import ClosedLoop, Scenario, StopRule, Target
+from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario, StopRule, Target
 from servecap.summarize import summarize
 
 Pair = tuple[Run, Summary]
@@ -191,6 +192,25 @@ def test_what_was_asked_differently_is_told() -> None:
     found = compare_runs(made(drawn(1)), made(drawn(1), users=8))
     assert any(item.startswith("load: ") and "users=8" in item for item in found.differences)
     assert any("classic" in item for item in found.differences)
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        (ClosedLoop(users=4), False),
+        (ClosedLoop(users=4, queue=9), True),
+        (OpenLoop(rate_rps=2.0), False),
+        (OpenLoop(rate_rps=2.0, arrivals="trace"), True),
+    ],
+)
+def test_runs_that_cannot_settle_are_named(load: Load, told: bool) -> None:
+    run, summary = made(drawn(1))
+    header = msgspec.structs.replace(
+        run.header, scenario=msgspec.structs.replace(run.scenario, load=load)
+    )
+    other = (Run(header=header, records=run.records), summary)
+    found = compare_runs(other, other, metrics=("qps",)).differences
+    assert any("not stationary" in item for item in found) == told
 
 
 def capacity(users: int, high: int | None) -> Capacity:

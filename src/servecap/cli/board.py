@@ -203,7 +203,7 @@ class Board:
         elif left_s is None:
             told = "until the trace or schedule is over"
         elif left_s > 0:
-            told = f"{'' if exact else 'at least '}{left_s:.0f} s left"
+            told = f"{'' if exact else 'at least '}{math.ceil(left_s)} s left"
         else:
             told = "settling"
         done = 0.0 if left_s is None else self._elapsed_s / max(self._elapsed_s + left_s, 1e-9)
