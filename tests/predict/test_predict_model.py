@@ -230,3 +230,12 @@ def test_requests_that_no_server_takes_are_told() -> None:
     told = answer(msgspec.structs.replace(long, lengths=fixed), TGI, SLO, seeds=2)
     assert "llama-13b takes 2048" in (told.impossible or "")
     assert told.max_users is None
+
+
+def test_documents_are_of_nearly_one_length() -> None:
+    """The scenario's spread counts; with that of chats, a quarter would exceed 4096 tokens."""
+    arguments = ["--model", "llama2-13b", "--gpu", "a100-40gb", "--tp", "8", "--scenario", "docqa"]
+    done = CliRunner().invoke(cli, ["predict", *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["max_users"]["value"] > 0

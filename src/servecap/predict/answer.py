@@ -143,7 +143,7 @@ def _notes(case: Case, profile: Profile, kind: Kind, most: int, shown: Figures) 
     """What is odd, and where the prediction leaves what the calibration covered."""
     notes = []
     if shown.refused_share > 0:
-        notes.append(f"{shown.refused_share:.0%} of the requests are too long and refused")
+        notes.append(f"{shown.refused_share:.2%} of the requests are too long and refused")
     if most == USERS_MAX:
         notes.append(f"the search ended at {USERS_MAX} users; it carries at least these")
     if kind == "spec-only":

@@ -22,7 +22,7 @@ from servecap.slo import Slo
 SCENARIOS = {
     "chat": Lengths(prompt_tokens=237, output_tokens=188),
     "chat-en": Lengths(prompt_tokens=237, output_tokens=188),
-    "chat-zh": Lengths(prompt_tokens=105, output_tokens=243, prompt_spread=1.3),
+    "chat-zh": Lengths(prompt_tokens=105, output_tokens=243),
     "docqa": Lengths(prompt_tokens=3153, output_tokens=180, prompt_spread=0.05, output_spread=0.4),
     "docqa-zh": Lengths(
         prompt_tokens=2640, output_tokens=155, prompt_spread=0.13, output_spread=0.33
@@ -99,7 +99,10 @@ def lengths_of(cell: Cell, share: float) -> Lengths:
             f"{cell.provenance}: avg_output_tokens {answer:g} do not fit into "
             f"avg_context_tokens {context:g} (prompt + answer)"
         )
-    return Lengths(prompt_tokens=max(1.0, context - answer), output_tokens=answer)
+    spread = SCENARIOS.get(cell.scenario, SCENARIOS["chat"])
+    return msgspec.structs.replace(
+        spread, prompt_tokens=max(1.0, context - answer), output_tokens=answer
+    )
 
 
 def case_of(cell: Cell, rules: Rules, share: float) -> Case:
