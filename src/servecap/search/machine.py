@@ -28,6 +28,7 @@ _RISK = 2e-4  # of taking a level to be on one side of the edge for good
 _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
 _LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
+_BEYOND = 1.5  # times the largest load tried, once a limit seems broken
 _LEVELS_MOST = 40
 _WIDE = 6.0  # times the precision: an interval about which little is known
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
@@ -283,7 +284,8 @@ class Search:
     def _quantile(self, share: float) -> float:
         edges, _, _ = self._sampled()
         found = _rank(edges, min(max(share, 0.005), 0.995), up=False)
-        return min(found, self._most)
+        # Where a limit seems broken already, a far larger load would cost much and tell little.
+        return min(found, self._most, _BEYOND * max(t.load for t in self._told))
 
     def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
         """Likely loads at which the first limit breaks, and which limit that is."""
