@@ -12,13 +12,15 @@ Origin = Literal["measured", "predicted"]
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """The most users for whom the SLO holds.
 
-    It held for `users` and for every smaller level that was tried; it did not for
-    `users_high + 1` (None: no failing level was found, so there is no upper end).
-    `users` is 0 when not even one user is served within the SLO.
+    A search gives an interval: at its `confidence` the SLO holds for `users`, the number to
+    promise, and no longer for `users_high + 1` (None: no upper end was found). `users` is 0 where
+    not even one user is served within the SLO. A predicted capacity is a best estimate, and
+    `users_low` to `users_high` is the range that holds the truth with `confidence`.
     """
 
     users: int
     users_high: int | None
+    users_low: int | None = None  # of a prediction only: what a search promises is `users` itself
     confidence: float | None = None  # of each level's verdict; None: imported without one
     limited_by: str | None = None  # the limit that broke first, as the SLO writes it
 

@@ -14,7 +14,6 @@ from servecap.scenario import Scenario
 from servecap.slo import Limit, Slo
 
 CONFIDENCE = 0.95
-LOOKS = 3  # times that a run which goes on until it can decide may look at its verdict
 _MOST_NEEDED = 100_000  # a larger wish is no advice
 
 Value = Callable[[Record], float | None]
@@ -53,27 +52,10 @@ _SERVER: dict[str, Value] = {
 }
 
 
-def confidence_for(scenario: Scenario) -> float:
-    """The confidence of each look, so that all looks of a run together have `CONFIDENCE`.
-
-    Source:
-        Bonferroni's inequality: P(any of k looks errs) <= k x P(one errs).
-
-    >>> from servecap.scenario import ClosedLoop, StopRule
-    >>> round(confidence_for(Scenario(load=ClosedLoop(users=1), stop=StopRule(decide=True))), 4)
-    0.9833
-    """
-    return 1 - (1 - CONFIDENCE) / (LOOKS if scenario.stop.decide else 1)
-
-
 def check_all(scenario: Scenario, records: Sequence[Record]) -> tuple[LimitCheck, ...]:
     """Every limit of the scenario's SLO held against the records, by the clock it asks for."""
     by_server = scenario.timings == "server"
-    confidence = confidence_for(scenario)
-    return tuple(
-        check(limit, records, server=by_server, confidence=confidence)
-        for limit in scenario.slo.limits
-    )
+    return tuple(check(limit, records, server=by_server) for limit in scenario.slo.limits)
 
 
 def check(

@@ -11,7 +11,6 @@ from made import record, records, scenario
 from servecap import verdict
 from servecap.metrics import LimitCheck, Verdict
 from servecap.record import Outcome, ServerTimings
-from servecap.scenario import StopRule
 from servecap.slo import parse
 
 PASS, FAIL, UNSURE = Verdict.PASS, Verdict.FAIL, Verdict.UNSURE
@@ -159,17 +158,6 @@ def test_figure_that_no_request_has_is_unsure_and_says_why() -> None:
 def test_gap_limit_is_about_the_longest_pause_of_each_answer() -> None:
     found = [record(10 + i, e2e_s=3.0, ttft_s=1.0) for i in range(50)]
     assert verdict.check(parse("gap.mean<1s").limits[0], found).value_s == pytest.approx(2.0)
-
-
-def test_looks_of_a_deciding_run_share_the_confidence() -> None:
-    once, often = scenario(), scenario(stop=StopRule(decide=True))
-    assert verdict.confidence_for(once) == 0.95
-    assert 1 - verdict.confidence_for(often) == pytest.approx(0.05 / verdict.LOOKS)
-    found = records([2.0] * 1 + [0.5] * 554)
-    slo = "ttft.p99<1s"
-    assert verdict.check_all(scenario(slo), found)[0].verdict is PASS
-    strict = scenario(slo, stop=StopRule(decide=True))
-    assert verdict.check_all(strict, found)[0].verdict is UNSURE
 
 
 def test_timeouts_leave_the_mean_but_not_the_error_rate() -> None:

@@ -163,7 +163,7 @@ def test_at_the_high_end_of_its_interval_a_cell_may_save_nodes() -> None:
     assert found.outlook is not None
     (text,) = found.outlook.worth_measuring
     assert "its interval ends at 50 users" in text
-    assert "the plan would need -1 nodes (-4.00 USD/h)" in text
+    assert "the plan would need 1 node fewer (-4.00 USD/h)" in text
 
 
 def test_a_tighter_slo_that_no_cell_keeps_says_so() -> None:

@@ -189,12 +189,13 @@ def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
     import msgspec
 
     from servecap.matrix.job import Predict
-    from servecap.matrix.measured import cell_of
+    from servecap.matrix.measured import cell_of, guessed
     from servecap.store import write_json
 
     if isinstance(job.source, Predict):
         result = _predicted(job, job.source, quiet)
-        return cell_of(job, result, provenance="engine model")
+        cell = cell_of(job, result, provenance="engine model")
+        return guessed(cell, job.source.spec.engine)
     levels = _fresh(folder)
     result, emulated = _searched(job, url, levels, quiet)
     write_json(levels / find.SEARCH, result)

@@ -85,10 +85,12 @@ def _markdown_row(cell: Cell) -> tuple[str, ...]:
 
 
 def _users(cell: Cell) -> str:
-    """The users, and up to how many there might be: "45 (up to 47)"."""
+    """The users, and up to how many there might be: "45 (up to 47)"; of a guess "45 (20-90)"."""
     if cell.capacity is None:
         return "n/a"
     users, high = cell.capacity.users, cell.capacity.users_high
+    if cell.capacity.users_low is not None:
+        return f"{users} ({cell.capacity.users_low}-{'?' if high is None else high})"
     return f"{users} (up to {high})" if high is not None and high > users else str(users)
 
 

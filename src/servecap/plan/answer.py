@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -102,6 +103,19 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     users_at_peak: float | None = None  # of each instance, all nodes being up
     missing_nodes: int = 0  # more than can be had
     costs: Costs | None = None
+    capacity_range: tuple[int, int] | None = None  # of a prediction, with `confidence`
+    confidence: float | None = None
+
+    @property
+    def nodes_range(self) -> tuple[int, int] | None:
+        """Fewest and most nodes, the instances' capacity being anywhere in its predicted range."""
+        if self.capacity_range is None or not self.capacity_users:
+            return None
+        low, high = (max(1, users) for users in self.capacity_range)
+        return (
+            math.ceil(self.nodes * self.capacity_users / high),
+            math.ceil(self.nodes * self.capacity_users / low),
+        )
 
     @property
     def name(self) -> str:

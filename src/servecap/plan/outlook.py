@@ -206,6 +206,12 @@ def _other_ends(cell: Cell) -> Iterator[tuple[int, str]]:
     """Users that the cell might carry instead, and why."""
     assert cell.capacity is not None
     users, high = cell.capacity.users, cell.capacity.users_high
+    low = cell.capacity.users_low
+    if low is not None and high is not None:
+        sure = f"{cell.capacity.confidence or 0:.0%}"
+        yield max(1, low), f"it is predicted, with a {sure} interval from {low} users"
+        yield high, f"it is predicted, with a {sure} interval up to {high} users"
+        return
     if high is not None and high > users:
         yield high, f"its interval ends at {high} users, and {users} were planned with"
     if cell.origin == "predicted":
@@ -228,5 +234,7 @@ def _changed(found: Plan, after: Plan, cell: Cell) -> str | None:
         money = ""
         if new.best.usd_per_h is not None and old.best.usd_per_h is not None:
             money = f" ({new.best.usd_per_h - old.best.usd_per_h:+.2f} USD/h)"
-        return f"users the plan would need {more:+d} nodes{money}"
+        nodes = "node" if abs(more) == 1 else "nodes"
+        way = "more" if more > 0 else "fewer"
+        return f"users the plan would need {abs(more)} {nodes} {way}{money}"
     return None

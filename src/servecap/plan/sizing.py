@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from servecap import slo as slos
-from servecap.cell import Cell
+from servecap.cell import Capacity, Cell
 from servecap.errors import UsageError
 from servecap.plan import choice
 from servecap.plan.answer import (
@@ -251,6 +251,8 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
         notes=cell.notes,
         load_per_node=instances * one.load,
         capacity_users=cell.capacity.users,
+        capacity_range=_range(cell.capacity),
+        confidence=cell.capacity.confidence,
         requests_per_s_per_node=None if rate is None else rate * instances * supply.used_share_max,
         users_at_peak=None if users is None else users / (nodes * instances),
         missing_nodes=0 if one.nodes_max is None else max(0, nodes - one.nodes_max),
@@ -288,6 +290,12 @@ def _tokens_per_s(
     if tokens_per_s is None and cell.requests_per_s and length:
         tokens_per_s = cell.requests_per_s * length
     return None if tokens_per_s is None else tokens_per_s / cell.capacity.users * need
+
+
+def _range(capacity: Capacity) -> tuple[int, int] | None:
+    if capacity.users_low is None or capacity.users_high is None:
+        return None
+    return capacity.users_low, capacity.users_high
 
 
 def _preference(split: Split) -> tuple[int, int, float, int]:

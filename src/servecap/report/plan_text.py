@@ -53,11 +53,19 @@ def headline(model: ModelPlan) -> str:
     among = f"of {len(model.gpus)} GPU types " if len(model.gpus) > 1 else ""
     failed = any("fails its own simulation" in text for text in model.why)
     by = f", {among}the {_ranked(model)}" if among and not failed else ""
-    predicted = " (predicted)" if best.origin == "predicted" else ""
+    predicted = f" (predicted{_nodes_range(best)})" if best.origin == "predicted" else ""
     return (
         f"{model.model}: {_nodes(best.nodes)} of {first.gpus_per_node} x {first.gpu}, each split "
         f"into {best.name} for {best.users_per_node} users{predicted}; {best.gpus} GPUs{cost}{by}"
     )
+
+
+def _nodes_range(split: Split) -> str:
+    """How far the nodes may be off, where the prediction says so."""
+    if split.nodes_range is None or split.confidence is None:
+        return ""
+    low, high = split.nodes_range
+    return f", {split.confidence:.0%} interval {low} to {high} nodes"
 
 
 def _short(model: ModelPlan) -> str:
