@@ -76,7 +76,7 @@ def interval(values: Sequence[float], share: float) -> Spread | None:
     if n < _LEAST_ROWS:
         return None
     ordered = sorted(values)
-    rank = max(1, math.floor((1 - share) / 2 * (n + 1)))
+    rank = max(1, math.floor((1 - share) / 2 * (n + 1) + 1e-9))  # 1.9999... is 2
     return Spread(low=ordered[rank - 1], high=ordered[n - rank], rows=n)
 
 
