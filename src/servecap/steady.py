@@ -250,14 +250,15 @@ class Enough:
         wanted = self._scenario.stop.requests
         if len(inside) < wanted:
             return None
-        response_s = [r.e2e_s for r in inside if r.ok] or [0.0]
-        cycle_s = float(np.mean(response_s)) + self._think_s()
+        # Failures among them: a request that is refused at once makes a short cycle, but it is one.
+        response_s = float(np.mean([r.e2e_s for r in inside]))
+        cycle_s = response_s + self._think_s()
         if window.end_s - window.start_s < CYCLES * cycle_s:
             return None
         if slo_drift(self._records, window, self._scenario) is not None:
             return None
         qps = len(inside) / (window.end_s - window.start_s)
-        if little_gap(self._scenario, qps, float(np.mean(response_s)), len(inside)) is not None:
+        if little_gap(self._scenario, qps, response_s, len(inside)) is not None:
             return None  # a wave of users that think and send together is cut in the middle
         return f"{len(inside)} requests ended in a stationary window"
 

@@ -17,9 +17,17 @@ from servecap.summarize import in_flight, summarize
 
 
 def loop(
-    users: int, *, response_s: float = 2.0, end_s: float = 200.0, warm_s: float = 0.0
+    users: int,
+    *,
+    response_s: float = 2.0,
+    end_s: float = 200.0,
+    warm_s: float = 0.0,
+    refused_share: float = 0.0,
 ) -> list[Record]:
-    """N users, think 1 to 3 s, ramped over one cycle; answers three times as slow while warming."""
+    """N users, think 1 to 3 s, ramped over one cycle; answers three times as slow while warming.
+
+    A refused request ends at once, and its user thinks again.
+    """
     random = np.random.default_rng(0)
     due = [(u * (response_s + 2) / users, u) for u in range(users)]
     found: list[Record] = []
@@ -28,14 +36,17 @@ def loop(
         if planned_s >= end_s:
             break
         e2e_s = float(response_s * random.uniform(0.9, 1.1)) * (3 if planned_s < warm_s else 1)
+        refused = refused_share > 0 and random.random() < refused_share
+        e2e_s = 0.005 if refused else e2e_s
         over = planned_s + e2e_s > end_s
+        outcome = Outcome.HTTP_ERROR if refused else Outcome.OK
         found.append(
             record(
                 min(end_s, planned_s + e2e_s),
                 e2e_s=min(e2e_s, end_s - planned_s),
                 user=user,
                 number=number,
-                outcome=Outcome.CENSORED if over else Outcome.OK,
+                outcome=Outcome.CENSORED if over else outcome,
             )
         )
         heapq.heappush(due, (planned_s + e2e_s + float(random.uniform(1, 3)), user))
@@ -142,6 +153,15 @@ def test_run_stops_when_there_is_enough() -> None:
                               found[number - 1].end_s)  # fmt: skip
     assert len(steady.counted(found[:number], window)) >= 100
     assert number < 400
+
+
+def test_run_with_many_refusals_stops_too() -> None:
+    """Refused at once, a user's cycle is short: Little's law holds over all requests only."""
+    found = [r for r in loop(20, refused_share=0.4) if r.outcome is not Outcome.CENSORED]
+    reason, number = told(100, found)
+    assert reason is not None
+    assert "stationary window" in reason
+    assert number < 500
 
 
 def test_run_stops_by_time() -> None:
