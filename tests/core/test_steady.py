@@ -157,7 +157,7 @@ def test_run_stops_when_there_is_enough() -> None:
 
 def test_run_with_many_refusals_stops_too() -> None:
     """Refused at once, a user's cycle is short: Little's law holds over all requests only."""
-    found = [r for r in loop(20, refused_share=0.4) if r.outcome is not Outcome.CENSORED]
+    found = [r for r in loop(20, refused_share=0.7) if r.outcome is not Outcome.CENSORED]
     reason, number = told(100, found)
     assert reason is not None
     assert "stationary window" in reason
