@@ -73,8 +73,10 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
     """The capacity in words."""
     capacity = search.capacity
     users = units.number_word(capacity.users, "user")
-    if capacity.users == 0:
+    if capacity.users_high == 0:
         plain = "The service did not serve even one user within its targets."
+    elif capacity.users == 0:
+        plain = "How many users the service carries within its targets is not known yet."
     elif capacity.users_high is None:
         plain = f"The service carries at least {users} within its targets; its limit was not found."
     else:

@@ -18,8 +18,14 @@ def search_text(result: SearchResult) -> str:
 def headline(result: SearchResult) -> str:
     """The capacity in one sentence that can be quoted."""
     capacity = result.capacity
-    if capacity.users == 0:
+    if capacity.users_high == 0:
         return f"concurrency_users: 0. Not even one user is served within {result.scenario.slo}."
+    if capacity.users == 0:
+        high = "any number" if capacity.users_high is None else f"{capacity.users_high:,}"
+        return (
+            f"concurrency_users: not known, up to {high}. No level was shown to keep "
+            f"{result.scenario.slo}."
+        )
     if capacity.users_high is None:
         return (
             f"concurrency_users: at least {capacity.users:,}. The SLO {result.scenario.slo} "
