@@ -61,7 +61,7 @@ def _draw_ecdf(
     steps_x, steps_y = np.concatenate([[x[0]], x]), np.concatenate([[0.0], share])
     ax.step(steps_x, steps_y, where="post", color=canvas.colour("blue"), linewidth=1.8)
     right = max([float(x[-1]), *(limit.at_most_s * unit.per_s for limit in limits)]) * 1.04
-    ax.set_xlim(0, right)
+    ax.set_xlim(0, right or 1.0)  # all values may be 0
     ax.set_ylim(0, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     for limit in limits:
@@ -174,7 +174,7 @@ def _draw_latency(canvas: Canvas, cloud: _Cloud, told: Data, short: str) -> None
         slowest = unit.text(float(cloud.value_s.max()))
         text = f"{above:,} above, up to {slowest}"
         canvas.note(ax, text, y=9, corner="upper right")
-    ax.set_ylim(0, cloud.ceiling_s * unit.per_s)
+    ax.set_ylim(0, cloud.ceiling_s * unit.per_s or 1.0)
     ax.set_xlim(0, cloud.end_s)
 
 
