@@ -35,6 +35,7 @@ from servecap.scenario import WorkloadSpec
 
 VERSION = 1
 T = TypeVar("T", str, int)
+S = TypeVar("S", EngineSpec, EmulatorConfig)
 
 
 class Entry(
@@ -281,9 +282,13 @@ def _source(
     document: Document, entry: Entry, path: Path_, folder: Path, on: tuple[str, str, int]
 ) -> Source:
     if entry.emulate is not None:
-        return Emulate(_emulator(document, entry, entry.emulate, path, on))
+        where = (*path, "emulate")
+        config = _with_place(document, entry, entry.emulate, EmulatorConfig, where, on)
+        return Emulate(_emulator(document, config, where))
     if entry.predict is not None:
-        return Predict(_engine(document, entry, entry.predict, path, on))
+        where = (*path, "predict")
+        spec = _with_place(document, entry, entry.predict, EngineSpec, where, on)
+        return Predict(_engine(document, spec, where))
     if entry.command is None:
         assert entry.url is not None
         return Url(entry.url)
@@ -308,22 +313,26 @@ def _source(
     return Command(command=tuple(words), **given)
 
 
-def _engine(
+def _with_place(
     document: Document,
     entry: Entry,
     options: dict[str, object],
-    path: Path_,
+    kind: type[S],
+    where: Path_,
     on: tuple[str, str, int],
-) -> EngineSpec:
-    model, gpu, tp = on
-    where = (*path, "predict")
-    for key in ("model", "gpu", "tp"):
+) -> S:
+    """The options as a *kind*, completed by the cell's own model, GPUs and memory."""
+    for key in ("model", "gpu", "tp", "host", "port"):
         if key in options:
             raise document.error((*where, key), f"{key} is the cell's own; leave it out here")
-    document.check_keys(options, msgspec.structs.fields(EngineSpec), where)
+    document.check_keys(options, msgspec.structs.fields(kind), where)
     memory = {} if entry.gpu_memory_gb is None else {"gpu_memory_gb": entry.gpu_memory_gb}
-    values = {"model": model, "gpu": gpu, "tp": tp, **memory, **options}
-    spec = document.convert(values, EngineSpec, where)
+    place = dict(zip(("model", "gpu", "tp"), on, strict=True))
+    return document.convert({**place, **memory, **options}, kind, where)
+
+
+def _engine(document: Document, spec: EngineSpec, where: Path_) -> EngineSpec:
+    """The engine, which can be built."""
     try:
         build(spec)
     except UsageError as error:
@@ -331,30 +340,15 @@ def _engine(
     return spec
 
 
-def _emulator(
-    document: Document,
-    entry: Entry,
-    options: dict[str, object],
-    path: Path_,
-    on: tuple[str, str, int],
-) -> EmulatorConfig:
-    model, gpu, tp = on
-    where = (*path, "emulate")
-    for key in ("model", "gpu", "tp", "host", "port"):
-        if key in options:
-            raise document.error((*where, key), f"{key} is the cell's own; leave it out here")
-    known = msgspec.structs.fields(EmulatorConfig)
-    document.check_keys(options, known, where)
-    memory = {} if entry.gpu_memory_gb is None else {"gpu_memory_gb": entry.gpu_memory_gb}
-    values = {"model": model, "gpu": gpu, "tp": tp, **memory, **options}
-    config = document.convert(values, EmulatorConfig, where)
+def _emulator(document: Document, config: EmulatorConfig, where: Path_) -> EmulatorConfig:
+    """The emulator, whose figures can stand for a server's."""
     if config.speed != 1:
         raise document.error(
             (*where, "speed"), "a cell needs speed 1: at another its latencies are no server's"
         )
     try:
-        known_model(model)
-        known_gpu(gpu, memory_gb=config.gpu_memory_gb)
+        known_model(config.model)
+        known_gpu(config.gpu, memory_gb=config.gpu_memory_gb)
         check_emulator(config)
     except UsageError as error:
         raise document.error(where, str(error)) from None
