@@ -63,6 +63,7 @@ def command(out: str | None, quiet: bool) -> int:
             start=32,
             max_users=1000,
             precision=0.25,
+            budget_s=75.0,
             quiet=quiet,
         )
     _step(4, "servecap matrix: six cells, predicted by the engine model")

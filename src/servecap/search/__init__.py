@@ -130,7 +130,7 @@ class _Hunt:
     def run(self) -> None:
         while (asked := self._search.ask()) is not None:
             left_s = self._left_s()
-            if left_s is not None and left_s < _LEAST_S:
+            if left_s is not None and left_s < self._least_s():
                 self._stop_reason = f"the budget of {self._budget_s:g} s is spent"
                 return
             level = self._twice(asked)
@@ -142,6 +142,10 @@ class _Hunt:
         self._stop_reason = self._search.stop_reason
         if self._barred:
             self._stop_reason = f"{self._stop_reason}; {self._barred}"
+
+    def _least_s(self) -> float:
+        """What a level takes at least: one cut short by the budget would only be INVALID."""
+        return max(_LEAST_S, min((x.spent_s for x in self._levels), default=0.0))
 
     def _left_s(self) -> float | None:
         if self._budget_s is None:

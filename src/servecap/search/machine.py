@@ -28,6 +28,8 @@ _RISK = 2e-4  # of taking a level to be on one side of the edge for good
 _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
 _LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
+_ABOVE = 1.25  # times the largest load tried, to find an upper end
+_ABOVE_MOST = 3  # levels above the estimate that may be spent on it
 _BEYOND = 1.5  # times the largest load tried, once a limit seems broken
 _LEVELS_MOST = 40
 _WIDE = 6.0  # times the precision: an interval about which little is known
@@ -182,7 +184,24 @@ class Search:
         ]
         return min(guesses, default=top.load * 4.0)
 
+    def _above(self, estimate: Estimate) -> Ask | None:
+        """A larger load, where a limit seems broken but nothing bounds the capacity from above.
+
+        Levels below the edge cannot give it an upper end, however many there are.
+        """
+        top = max(t.load for t in self._told)
+        load = min(self._most, top * _ABOVE)
+        tried = sum(t.load > estimate.best for t in self._told)
+        if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
+            return None
+        return self._at(
+            load, self._few(), f"a limit seems broken at {top:g}: one above, to be sure"
+        )
+
     def _refine(self, estimate: Estimate) -> Ask | None:
+        above = self._above(estimate)
+        if above is not None:
+            return above
         high = estimate.high if estimate.high is not None else self._most
         width = (high - estimate.low) / max(estimate.best, 1e-9)
         inside = sum(estimate.low <= t.load <= high for t in self._told)
