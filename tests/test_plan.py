@@ -316,16 +316,3 @@ def test_more_gpu_types_never_cost_more(cells: list[Cell], left_out: str, users:
         return min(costs, default=float("inf"))
 
     assert best_cost(cells) <= best_cost(fewer)
-
-
-def test_a_search_under_the_same_slo_decides_not_one_noisy_mean_past_it() -> None:
-    """The figures are those of the nearest level; one a little past the limit excludes no cell."""
-    slo = "ttft.mean<3s,tpot.mean<100ms,error_rate<5%"
-    found = Capacity(users=45, users_high=47, confidence=0.95)
-    noisy = cell(capacity=found, slo=slo, tpot_s=0.1003)
-    far = cell(capacity=found, slo=slo, tpot_s=0.12)
-    untold = cell(tpot_s=0.1003)
-    looser = cell(capacity=found, slo="tpot.mean<150ms", tpot_s=0.1003)
-    assert plan([noisy], Demand(90)).models[0].gpus
-    for other in (far, untold, looser):
-        assert not plan([other], Demand(90)).models[0].gpus

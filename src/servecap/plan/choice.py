@@ -17,7 +17,6 @@ from servecap.plan.reasons import time_text
 from servecap.slo import Limit, Slo
 
 CHECKABLE = ("ttft.mean", "tpot.mean")  # the statistics that a cell itself holds
-_NOISE = 1.05  # times a limit: how far past it the nearest level of a search may lie
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -189,16 +188,6 @@ def _what_tells(limit: Limit) -> str:
     )
 
 
-def _searched(cell: Cell, own: Limit | None, limit: Limit) -> bool:
-    """Whether a search found the capacity under that very limit, or a stricter one.
-
-    Its interval then decides; the cell's figure is that of the nearest level, one noisy mean that
-    may lie a little past the limit.
-    """
-    told = cell.capacity is not None and cell.capacity.confidence is not None
-    return told and own is not None and own.at_most_s <= limit.at_most_s
-
-
 def _broken(cell: Cell, slo: Slo) -> list[str]:
     """Each limit that the cell breaks, or cannot be held against, in words."""
     found: list[str] = []
@@ -206,7 +195,7 @@ def _broken(cell: Cell, slo: Slo) -> list[str]:
         figure, own = figure_of(cell, limit), _own_limit(cell, limit)
         statistic = f"{limit.metric}.{limit.statistic}"
         if figure is not None:
-            if figure > limit.at_most_s * (_NOISE if _searched(cell, own, limit) else 1 + 1e-9):
+            if figure > limit.at_most_s * (1 + 1e-9):
                 value = time_text(limit.metric, figure)
                 found.append(f"{limit.metric.upper()} {value} breaks {limit}")
         elif own is None:
