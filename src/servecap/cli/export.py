@@ -8,29 +8,38 @@ import click
 
 from servecap.errors import UsageError
 
-FORMATS = ("csv", "parquet", "openmetrics")
+FORMATS = ("csv", "parquet", "xlsx", "openmetrics")
+FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx"}  # written as files only
 
 
 @click.command("export")
 @click.argument("run", type=click.Path())
 @click.option(
-    "--to", "form", type=click.Choice(FORMATS), default="csv", show_default=True, help="Format."
+    "--to",
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="csv",
+    show_default=True,
+    help="Format.",
 )
 @click.option(
     "--out",
     type=click.Path(dir_okay=False),
-    help="File to write.  [default: stdout; Parquet: records.parquet in the folder]",
+    help="File to write.  [default: stdout; records.parquet or run.xlsx in the folder]",
 )
 def command(run: str, form: str, out: str | None) -> int:
-    """Write a stored run as CSV, Parquet or OpenMetrics text.
+    """Write a stored run as CSV, Parquet, Excel or OpenMetrics text.
 
-    RUN is a folder made by run. CSV and Parquet have one row for each request; OpenMetrics has the
-    figures of the whole run. Parquet needs `pip install servecap[parquet]`.
+    RUN is a folder made by run or import. CSV and Parquet have one row for each request;
+    OpenMetrics has the figures of the whole run; Excel has both. Parquet needs `pip install
+    servecap[parquet]`, Excel `pip install servecap[excel]`.
 
     \b
     Examples:
       servecap export run-folder > requests.csv
       servecap export run-folder --to parquet --out requests.parquet
+      servecap export run-folder --to xlsx --out run.xlsx
       servecap export run-folder --to openmetrics --out /var/lib/node_exporter/servecap.prom
     """
     from servecap.report import columns
@@ -41,9 +50,10 @@ def command(run: str, form: str, out: str | None) -> int:
     summary = summarize(found)
     target = Path(out) if out else None
     try:
-        if form == "parquet":
-            target = target or Path(run) / "records.parquet"
-            columns.write_parquet(target, found, summary)
+        if form in FILES:
+            target = target or Path(run) / FILES[form]
+            write = columns.write_parquet if form == "parquet" else columns.write_xlsx
+            write(target, found, summary)
             click.echo(f"written: {target}", err=True)
             return 0
         make = columns.to_csv if form == "csv" else columns.to_openmetrics

@@ -15,6 +15,7 @@ import msgspec
 from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.record import Outcome, Record
+from servecap.report import facts, sheets
 from servecap.report.units import clean
 from servecap.run import Run
 
@@ -136,6 +137,22 @@ def write_parquet(path: Path, run: Run, summary: Summary) -> None:
     header = msgspec.json.encode(run.header)
     table = pa.table(columns, names=[field.name for field in fields])
     parquet.write_table(table.replace_schema_metadata({"servecap.run": header}), path)
+
+
+def write_xlsx(path: Path, run: Run, summary: Summary) -> None:
+    """Write a workbook: the figures as the report prints them, and one row for each request.
+
+    Raises:
+        UsageError: XlsxWriter is not installed, or there are too many requests for a sheet.
+        OSError: *path* cannot be written.
+    """
+    told = [sheets.of_table(table) for table in facts.tables(run, summary)]
+    rows = [
+        [*(field.read(record) for field in FIELDS), _in_window(record, summary)]
+        for record in run.records
+    ]
+    names = [field.name for field in (*FIELDS, WINDOW)]
+    sheets.write_xlsx(path, [*told, sheets.Sheet("Requests", names, rows)])
 
 
 def to_openmetrics(run: Run, summary: Summary) -> str:
