@@ -13,7 +13,7 @@ from servecap.errors import UsageError
 if TYPE_CHECKING:
     from servecap.cell import Cell
     from servecap.matrix.fill import Event
-    from servecap.matrix.job import CellJob, Predict
+    from servecap.matrix.job import CellJob
     from servecap.matrix.spec import Spec
     from servecap.search import SearchResult
 
@@ -188,37 +188,18 @@ def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
     """The cell's capacity: of the server at *url*, or as the engine model predicts it."""
     import msgspec
 
+    from servecap.matrix import predicted
     from servecap.matrix.job import Predict
-    from servecap.matrix.measured import cell_of, guessed
+    from servecap.matrix.measured import cell_of
     from servecap.store import write_json
 
     if isinstance(job.source, Predict):
-        result = _predicted(job, job.source, quiet)
-        cell = cell_of(job, result, provenance="engine model")
-        return guessed(cell, job.source.spec.engine)
+        return predicted.cell_of(job, job.source)
     levels = _fresh(folder)
     result, emulated = _searched(job, url, levels, quiet)
     write_json(levels / find.SEARCH, result)
     cell = cell_of(job, result, provenance=str(levels))
     return msgspec.structs.replace(cell, origin="predicted") if emulated else cell
-
-
-def _predicted(job: CellJob, source: Predict, quiet: bool) -> SearchResult:
-    from servecap import search
-    from servecap.simulate import simulate
-    from servecap.workload import source as workloads
-
-    workload = workloads.load(job.scenario.workload)
-    return search.find(
-        lambda level: simulate(
-            level, source.spec, workload.requests(level.seed), workload_note=workload.note
-        ),
-        job.scenario,
-        start=job.search.start,
-        max_users=job.search.max_users,
-        precision=job.search.precision,
-        on_level=lambda level: progress.say(find.level_line(level), quiet=quiet),
-    )
 
 
 def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> tuple[SearchResult, bool]:

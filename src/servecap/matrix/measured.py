@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from servecap.cell import Cell
-from servecap.engine.spec import EngineKind
-from servecap.matrix.job import CellJob, Emulate, Predict
+from servecap.matrix.job import CellJob, Emulate
 from servecap.metrics import Summary
-from servecap.predict.profile import prior
-from servecap.predict.uncertainty import SHARE, spread_of
 from servecap.record import TokenSource
 from servecap.search import SearchResult
 from servecap.stats import Distribution
@@ -21,8 +16,7 @@ def cell_of(job: CellJob, result: SearchResult, *, provenance: str) -> Cell:
     """The job's cell with the figures of the largest level that held.
 
     Figures are by the clock that the scenario judges by: the server's own for `timings: server`,
-    else the client's. Where the emulator or the engine model
-    answered, the cell is marked as predicted.
+    else the client's. Where the emulator answered, the cell is marked as predicted.
     """
     level = result.at_capacity
     undecided = _undecided(result)
@@ -63,30 +57,9 @@ def _undecided(result: SearchResult) -> str | None:
     return f"no level was decided (users tried: {tried}): let it take more requests"
 
 
-def guessed(cell: Cell, engine: EngineKind) -> Cell:
-    """The cell with the interval that a prediction from data sheets alone deserves.
-
-    What a search on the engine model finds is exact for the model; how far the model may be from
-    a real server is told by `predict.uncertainty`.
-    """
-    if cell.capacity is None:
-        return cell
-    spread = spread_of(prior(engine), "spec-only", "max_users")
-    capacity = cell.capacity
-    top = capacity.users if capacity.users_high is None else capacity.users_high
-    low, high = int(capacity.users * math.exp(spread.low)), math.ceil(top * math.exp(spread.high))
-    note = (
-        f"predicted from data sheets, with no measured rows: {SHARE:.0%} interval {low} to {high} "
-        "users; calibrate the engine model to narrow it"
-    )
-    ranged = msgspec.structs.replace(capacity, users_low=low, users_high=high, confidence=SHARE)
-    return msgspec.structs.replace(cell, capacity=ranged, notes=(*cell.notes, note))
-
-
 def _memory(job: CellJob) -> float | None:
-    match job.source:
-        case Emulate(config=asked) | Predict(spec=asked) if job.gpu_memory_gb is None:
-            return asked.gpu_memory_gb
+    if isinstance(job.source, Emulate) and job.gpu_memory_gb is None:
+        return job.source.config.gpu_memory_gb
     return job.gpu_memory_gb
 
 

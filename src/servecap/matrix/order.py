@@ -13,7 +13,7 @@ _TOKENS = 200.0  # of an answer
 _LATENCY_S = {"ttft": 3.0, "tpot": 0.1}  # where the SLO has no limit on the mean
 _USERS = 128  # a capacity, for the number of levels
 _START_S = 120.0  # of a server that loads a model
-_PREDICTED_S = 30.0  # of one core
+_PREDICTED_S = 1.0  # of one core, where the engine model is compiled
 
 
 def teaching_order(jobs: Sequence[CellJob]) -> list[CellJob]:

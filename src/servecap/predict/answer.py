@@ -44,9 +44,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: Range | None = None
     output_tokens_per_s: Range | None = None
     total_tokens_per_s: Range | None = None
+    error_rate: float | None = None  # requests that are too long, as a share
     interval_share: float = SHARE
     kv_tokens: int | None = None
     binds: str | None = None
+    limited_by: str | None = None  # the limit that is nearest to breaking, as the SLO writes it
     step_shares: dict[str, float] = msgspec.field(default_factory=dict)  # of a decode step
     notes: tuple[str, ...] = ()
     impossible: str | None = None
@@ -60,8 +62,14 @@ def answer(
     scenario: str = "",
     users: int | None = None,
     seeds: int = SEEDS,
+    users_max: int = USERS_MAX,
 ) -> Answer:
-    """The cell as *profile* has it; a model that does not fit is an answer, too."""
+    """The cell as *profile* has it; a model that does not fit is an answer, too.
+
+    Args:
+        users: the load that latencies and rates are of; None: the capacity.
+        users_max: no more are tried.
+    """
     place = case.place
     kind = profile.kind(place.gpu)
     blank = Answer(
@@ -72,11 +80,11 @@ def answer(
         room = place.kv_tokens(case.harness, tuning)
     except UsageError as error:
         return msgspec.structs.replace(blank, impossible=str(error))
-    most, there = capacity(case, tuning, slo, seeds=seeds)
+    most, there = capacity(case, tuning, slo, seeds=seeds, users_max=users_max)
     shown = there if users is None else case.figures(tuning, users, slo=slo, seeds=seeds)
     if shown.refused_share >= 1:
         return msgspec.structs.replace(blank, impossible=_too_long(case, room))
-    shares, binds = _binds(case, tuning, shown, slo, room)
+    shares, limit, binds = _binds(case, tuning, shown, slo, room)
 
     def ranged(figure: str, value: float) -> Range | None:
         if not math.isfinite(value):
@@ -93,10 +101,12 @@ def answer(
         requests_per_s=ranged("requests_per_s", shown.requests_per_s),
         output_tokens_per_s=ranged("requests_per_s", shown.output_tokens_per_s),
         total_tokens_per_s=ranged("requests_per_s", shown.total_tokens_per_s),
+        error_rate=shown.refused_share,
         kv_tokens=room,
         binds=binds,
+        limited_by=limit,
         step_shares=shares,
-        notes=_notes(case, profile, kind, most, shown),
+        notes=_notes(case, profile, kind, most, shown, users_max),
     )
 
 
@@ -109,8 +119,8 @@ def _too_long(case: Case, room: int) -> str:
 
 def _binds(
     case: Case, tuning: Tuning, figures: Figures, slo: Slo, room: int
-) -> tuple[dict[str, float], str]:
-    """Shares of a decode step at that load, and the tightest limit with what is behind it."""
+) -> tuple[dict[str, float], str, str]:
+    """Shares of a decode step at that load, the tightest limit, and that with what is behind it."""
     lengths = case.lengths
     in_flight = figures.requests_per_s * figures.e2e_s
     sequences = max(1, round(in_flight))
@@ -133,19 +143,23 @@ def _binds(
     largest = max(shares, key=lambda name: shares[name])
     held = sequences * (lengths.prompt_tokens + lengths.output_tokens * 0.75)
     if tightest.metric in ("ttft", "queue") and held > _FULL * room:
-        return shares, f"{tightest}: KV memory (newcomers wait for it)"
+        return shares, str(tightest), f"{tightest}: KV memory (newcomers wait for it)"
     if tightest.metric in ("ttft", "queue"):
-        return shares, f"{tightest}: waiting for a prefill and computing it; steps: {largest}"
-    return shares, f"{tightest}: {largest}, {shares[largest]:.0%} of a decode step"
+        why = f"waiting for a prefill and computing it; steps: {largest}"
+    else:
+        why = f"{largest}, {shares[largest]:.0%} of a decode step"
+    return shares, str(tightest), f"{tightest}: {why}"
 
 
-def _notes(case: Case, profile: Profile, kind: Kind, most: int, shown: Figures) -> tuple[str, ...]:
+def _notes(
+    case: Case, profile: Profile, kind: Kind, most: int, shown: Figures, users_max: int
+) -> tuple[str, ...]:
     """What is odd, and where the prediction leaves what the calibration covered."""
     notes = []
     if shown.refused_share > 0:
         notes.append(f"{shown.refused_share:.2%} of the requests are too long and refused")
-    if most == USERS_MAX:
-        notes.append(f"the search ended at {USERS_MAX} users; it carries at least these")
+    if most == users_max:
+        notes.append(f"the search ended at {users_max} users; it carries at least these")
     if kind == "spec-only":
         return (*notes, "no measured rows behind it: data sheets and other engines' kernels")
     known = profile.validity

@@ -111,7 +111,9 @@ def _statistic(values: fast.Floats, quantile: float | None) -> float:
     return float(values.mean() if quantile is None else np.quantile(values, quantile))
 
 
-def capacity(case: Case, tuning: Tuning, slo: Slo, *, seeds: int = SEEDS) -> tuple[int, Figures]:
+def capacity(
+    case: Case, tuning: Tuning, slo: Slo, *, seeds: int = SEEDS, users_max: int = USERS_MAX
+) -> tuple[int, Figures]:
     """The most users for whom the SLO holds (0 if not even for one), and the figures there.
 
     Above 400 users to within 0.5%. A search with two seeds finds the neighbourhood.
@@ -127,20 +129,20 @@ def capacity(case: Case, tuning: Tuning, slo: Slo, *, seeds: int = SEEDS) -> tup
         within = all(value <= limit.at_most_s for value, limit in limits)
         return within and figures.refused_share <= slo.error_share_max
 
-    rough = most(lambda users: holds(users, min(seeds, _ROUGH_SEEDS)), USERS_MAX)
-    users = rough if seeds <= _ROUGH_SEEDS else _near(holds, rough)
+    rough = most(lambda users: holds(users, min(seeds, _ROUGH_SEEDS)), users_max)
+    users = rough if seeds <= _ROUGH_SEEDS else _near(holds, rough, users_max)
     return users, seen[max(1, users)]
 
 
-def _near(holds: Callable[[int], bool], guess: int) -> int:
+def _near(holds: Callable[[int], bool], guess: int, limit: int) -> int:
     """As `most`, when the answer is near *guess*."""
     step, grain = max(1, guess // 50), max(1, guess // 200)
     low = high = max(1, guess)
     if holds(low):
-        high = min(low + step, USERS_MAX + 1)
-        while high <= USERS_MAX and holds(high):
+        high = min(low + step, limit + 1)
+        while high <= limit and holds(high):
             step *= 2
-            low, high = high, min(high + step, USERS_MAX + 1)
+            low, high = high, min(high + step, limit + 1)
     else:
         low = max(0, high - step)
         while low > 0 and not holds(low):

@@ -51,10 +51,13 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     step_tokens: int = 2048
     max_running: int = 256
     memory_share: float = 0.9
+    scheduler: Policy | None = None  # instead of the engine's with the settings above
 
     @property
     def policy(self) -> Policy:
         """The scheduler with these settings."""
+        if self.scheduler is not None:
+            return self.scheduler
         match self.engine:
             case "vllm":
                 return ChunkedPrefill(step_tokens=self.step_tokens, max_running=self.max_running)
