@@ -39,7 +39,8 @@ cells:
 @click.command("demo")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for the results.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-def command(out: str | None, quiet: bool) -> int:
+@output.lang_option
+def command(out: str | None, quiet: bool, lang: str) -> int:
     """The whole way on the embedded emulator, in under three minutes.
 
     Starts an emulated server, loads it, finds how many users it carries, fills a small matrix by
@@ -72,7 +73,13 @@ def command(out: str | None, quiet: bool) -> int:
     plan = _plan(cells)
     page = folder / "report.html"
     html.write_html(
-        page, runs=[(run, summary)], search=result, cells=cells, plan=plan, title="servecap demo"
+        page,
+        runs=[(run, summary)],
+        search=result,
+        cells=cells,
+        plan=plan,
+        title="servecap demo",
+        lang=lang,
     )
     click.echo(_last_screen(summary, result, cells, plan))
     click.echo(f"report: {page.resolve()}")

@@ -92,7 +92,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
     )
     with output.writing(out):
         write_json(out / SEARCH, result)
-        html.write_html(out / "report.html", runs=runs, search=result)
+        html.write_html(out / "report.html", runs=runs, search=result, lang=given["lang"])
     return result, out
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import find, progress
+from servecap.cli import find, output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@output.lang_option
 @progress.option
 def command(spec: str, new: str | None, **given: Any) -> int:
     """Fill the key performance matrix: model x GPU x TP x scenario.
@@ -74,7 +75,7 @@ def command(spec: str, new: str | None, **given: Any) -> int:
     quiet = given["quiet"]
 
     cells = fill_spec(loaded, out, only=given["only"], quiet=quiet)
-    _finish(loaded, cells, out, given["as_json"])
+    _finish(loaded, cells, out, given["as_json"], given["lang"])
     left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
     for todo in left:
         progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
@@ -117,7 +118,7 @@ def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool)
     return fill.fill(spec, out, find_cell, only=only, on_event=on_event)
 
 
-def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool) -> None:
+def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool, lang: str) -> None:
     from servecap.matrix import files
     from servecap.matrix.compare import conclusions
     from servecap.report import html
@@ -125,7 +126,8 @@ def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool) -> None:
 
     files.write(out / "matrix.csv", cells)
     files.write(out / "matrix.md", cells)
-    html.write_html(out / "report.html", cells=cells, title="Key performance matrix")
+    title = "Key performance matrix"
+    html.write_html(out / "report.html", cells=cells, title=title, lang=lang)
     if as_json:
         click.echo(files.to_json(cells))
         return

@@ -9,7 +9,7 @@ import click
 
 from servecap import schedule
 from servecap import slo as slos
-from servecap.cli import progress, shapes
+from servecap.cli import output, progress, shapes
 from servecap.errors import UsageError
 from servecap.scenario import (
     ClosedLoop,
@@ -147,6 +147,7 @@ output_options = _stack(
     click.option("--out", metavar="FOLDER", help="Folder for the results."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+    output.lang_option,
     progress.option,
 )
 

@@ -17,6 +17,14 @@ from servecap.errors import ServecapError, UsageError
 from servecap.metrics import Summary, Verdict
 from servecap.run import Run, Status
 
+lang_option = click.option(
+    "--lang",
+    type=click.Choice(["en", "zh"]),
+    default="en",
+    show_default=True,
+    help="Language of the HTML page.",
+)
+
 HOME = Path("servecap-runs")
 SUMMARY = "summary.json"
 

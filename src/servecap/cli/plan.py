@@ -94,6 +94,7 @@ class Share(click.ParamType[float]):
     help="Print what starts the first choice instead of the plan.",
 )
 @click.option("--html", type=click.Path(dir_okay=False), help="Also write a page here.")
+@output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(matrix: str, **given: Any) -> int:
     """From a matrix to a deployment: which GPU, how split, how many nodes.
@@ -114,7 +115,9 @@ def command(matrix: str, **given: Any) -> int:
 
     answer, cells = planned(matrix, given)
     if given["html"]:
-        html.write_html(given["html"], cells=cells, plan=answer, title="Deployment plan")
+        html.write_html(
+            given["html"], cells=cells, plan=answer, title="Deployment plan", lang=given["lang"]
+        )
     if given["form"]:
         from servecap.plan.emit import emit
 

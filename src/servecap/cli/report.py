@@ -28,8 +28,9 @@ Measured = list[tuple["Run", "Summary"]]
     help="Where the page goes.  [default: report.html in the first folder]",
 )
 @click.option("--title", default="servecap report", show_default=True)
+@output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
-def command(paths: tuple[str, ...], html: str | None, title: str, as_json: bool) -> int:
+def command(paths: tuple[str, ...], html: str | None, title: str, lang: str, as_json: bool) -> int:
     """Show stored runs, searches and matrices; write one HTML page.
 
     PATHS are folders made by run, find or matrix, or a table of cells (CSV, JSON). Runs that were
@@ -46,7 +47,7 @@ def command(paths: tuple[str, ...], html: str | None, title: str, as_json: bool)
         raise UsageError("one search at a time: give one folder made by find")
     search = searches[0] if searches else None
     target = Path(html) if html else _default_page(paths[0])
-    _write(page, target, runs, search, cells, title)
+    _write(page, target, runs, search, cells, title=title, lang=lang)
     if as_json:
         output.print_json(
             {
@@ -67,10 +68,14 @@ def _write(
     runs: Measured,
     search: SearchResult | None,
     cells: list[Cell],
+    *,
     title: str,
+    lang: str,
 ) -> None:
     try:
-        page.write_html(target, runs=runs, search=search, cells=cells or None, title=title)
+        page.write_html(
+            target, runs=runs, search=search, cells=cells or None, title=title, lang=lang
+        )
     except OSError as error:
         raise UsageError(f"--html {str(target)!r} cannot be written: {error.strerror}") from None
 

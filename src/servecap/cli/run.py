@@ -78,18 +78,18 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
     finally:
         display.close()
     summary = summarize.summarize(run)
-    keep(run, summary, out)
+    keep(run, summary, out, lang=given["lang"])
     return run, summary
 
 
-def keep(run: Run, summary: Summary, out: Path) -> None:
+def keep(run: Run, summary: Summary, out: Path, *, lang: str = "en") -> None:
     """Write the run's summary and its page beside its records."""
     from servecap.report import html
     from servecap.store import write_json
 
     with output.writing(out):
         write_json(out / output.SUMMARY, summary)
-        html.write_html(out / "report.html", runs=[(run, summary)])
+        html.write_html(out / "report.html", runs=[(run, summary)], lang=lang)
 
 
 def target_spec(given: dict[str, Any]) -> TargetSpec:

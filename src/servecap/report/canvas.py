@@ -22,8 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from servecap.report import language
 from servecap.report.table import Table
 from servecap.stats import Floats
 
@@ -245,7 +247,7 @@ def _tick(value: float, _: object = None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def svg(chart: Chart, width_px: int) -> str:
+def svg(chart: Chart, width_px: int, lang: str = "en") -> str:
     """The chart as an inline SVG element that takes its colours from the page's CSS.
 
     The same chart always gives the same text.
@@ -254,10 +256,13 @@ def svg(chart: Chart, width_px: int) -> str:
 
     def save(to: io.BytesIO, figure: Figure) -> None:
         FigureCanvasSVG(figure)
+        _translate(figure, lang)
         figure.savefig(to, format="svg", transparent=True, metadata={"Date": None})
 
     _render(chart, width_px, chart.height_px, _MARKERS, save, raw)
-    return _inline(raw.getvalue().decode(), f"{chart.name}-{width_px}", chart.title)
+    return _inline(
+        raw.getvalue().decode(), f"{chart.name}-{width_px}", language.say(chart.title, lang)
+    )
 
 
 def png(chart: Chart, width_px: int = 1080, *, dark: bool = False, scale: float = 2.0) -> bytes:
@@ -273,6 +278,15 @@ def png(chart: Chart, width_px: int = 1080, *, dark: bool = False, scale: float 
 
     _render(chart, width_px, chart.height_px, palette, save, raw, head_px)
     return raw.getvalue()
+
+
+def _translate(figure: Figure, lang: str) -> None:
+    """Every text in that language but those at ticks: they are figures and names."""
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    ticks = {text for axis in axes for x in axis.get_major_ticks() for text in (x.label1, x.label2)}
+    for words in figure.findobj(Text):
+        if words not in ticks:
+            words.set_text(language.say(words.get_text(), lang))
 
 
 def _head(figure: Figure, chart: Chart, palette: dict[Colour, str], high_px: float) -> None:

@@ -22,6 +22,7 @@ from servecap.report import (
     chart_capacity,
     charts,
     facts,
+    language,
     overview,
     plan_text,
     search_text,
@@ -29,11 +30,11 @@ from servecap.report import (
     words,
 )
 from servecap.report.canvas import Chart
+from servecap.report.method import METHOD
 from servecap.report.overview import Runs
 from servecap.report.table import Table
 from servecap.run import Run
 from servecap.search import SearchResult
-from servecap.verdict import CONFIDENCE
 
 MOST_RUNS_DRAWN = 4  # charts of more runs would make the page slow and large
 MOST_CHART_BYTES = 1_500_000  # of a page of 2 MB
@@ -81,14 +82,15 @@ def write_html(
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
     title: str = "servecap report",
+    lang: str = "en",
 ) -> None:
     """The report of all that is given, as one HTML file at *path*.
 
     Raises:
-        UsageError: nothing is given.
+        UsageError: nothing is given, or there are no texts in that language.
         OSError: the file cannot be written.
     """
-    page = render(runs=runs, search=search, cells=cells, plan=plan, title=title)
+    page = render(runs=runs, search=search, cells=cells, plan=plan, title=title, lang=lang)
     Path(path).write_text(page, encoding="utf-8")
 
 
@@ -99,13 +101,21 @@ def render(
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
     title: str = "servecap report",
+    lang: str = "en",
 ) -> str:
-    """The page's text. The same input always gives the same text."""
+    """The page's text. The same input always gives the same text.
+
+    Args:
+        lang: "en" or "zh".
+    Raises:
+        UsageError: nothing is given, or there are no texts in that language.
+    """
+    language.check(lang)
     head = overview.headline(runs, search, cells, plan)
     sections = [
-        *([_plan_section(plan)] if plan is not None else []),
-        *([_search_section(search)] if search is not None else []),
-        *([_matrix_section(cells)] if cells else []),
+        *([_plan_section(plan, lang)] if plan is not None else []),
+        *([_search_section(search, lang)] if search is not None else []),
+        *([_matrix_section(cells, lang)] if cells else []),
     ]
     environment = Environment(
         loader=PackageLoader("servecap.report"),
@@ -114,20 +124,23 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["_"] = lambda text: language.say(text, lang)
+    environment.globals["in_language"] = lambda table: language.table(table, lang)
     return environment.get_template("report.html.j2").render(
+        html_lang={"zh": "zh-Hans"}.get(lang, lang),
         title=units.clean(title, 120),
         head=head,
         sections=sections,
-        parts=_run_parts(runs),
+        parts=_run_parts(runs, lang),
         runs_table=overview.runs_table(runs) if len(runs) > 1 else None,
         light=canvas.LIGHT,
         dark=canvas.DARK,
         version=__version__,
-        confidence=f"{CONFIDENCE:.0%}",
+        method=METHOD,
     )
 
 
-def _plan_section(plan: Plan) -> Section:
+def _plan_section(plan: Plan, lang: str) -> Section:
     models = [
         (f"{model.model}: why", [
             *(f"{sentence}." for sentence in model.why),
@@ -154,28 +167,28 @@ def _plan_section(plan: Plan) -> Section:
         name="plan",
         title=f"Plan for {units.clean(plan.demand.text)}",
         tables=plan_text.tables(plan),
-        pictures=[picture(chart) for chart in chart_capacity.plan_charts(plan.models)],
+        pictures=[picture(chart, lang) for chart in chart_capacity.plan_charts(plan.models)],
         lists=_clean_lists([*checks, *models, *outlook, *left_out, other, caveats]),
     )
 
 
-def _search_section(search: SearchResult) -> Section:
+def _search_section(search: SearchResult, lang: str) -> Section:
     chart = chart_capacity.search_chart(search)
     return Section(
         name="search",
         title="Search for the capacity",
         tables=[search_text.level_table(search)],
-        pictures=[picture(chart)] if chart else [],
+        pictures=[picture(chart, lang)] if chart else [],
         lists=[],
     )
 
 
-def _matrix_section(cells: Sequence[Cell]) -> Section:
+def _matrix_section(cells: Sequence[Cell], lang: str) -> Section:
     return Section(
         name="matrix",
         title="Performance matrix",
         tables=[overview.matrix_table(cells)],
-        pictures=[picture(chart) for chart in chart_capacity.matrix_charts(cells)],
+        pictures=[picture(chart, lang) for chart in chart_capacity.matrix_charts(cells)],
         lists=[],
     )
 
@@ -188,14 +201,14 @@ def _clean_lists(lists: list[tuple[str, list[str]]]) -> list[tuple[str, list[str
     ]
 
 
-def _run_parts(runs: Runs) -> list[RunPart]:
+def _run_parts(runs: Runs, lang: str) -> list[RunPart]:
     budget = MOST_CHART_BYTES
     parts = []
     for i, (run, summary) in enumerate(runs):
         name = f"run{i + 1}"
         drawn = i < MOST_RUNS_DRAWN and budget > 0
         told = charts.run_charts(run, summary, name) if drawn else []
-        pictures = [picture(chart) for chart in told]
+        pictures = [picture(chart, lang) for chart in told]
         budget -= sum(len(p.wide) + len(p.narrow or "") for p in pictures)
         parts.append(_run_part(name, run, summary, pictures, drawn=drawn))
     return parts
@@ -220,12 +233,14 @@ def _run_part(
     )
 
 
-def picture(chart: Chart) -> Picture:
+def picture(chart: Chart, lang: str = "en") -> Picture:
     """The chart drawn for the page."""
     if chart.small:
-        return Picture(chart=chart, wide=Markup(canvas.svg(chart, canvas.SMALL_PX)), narrow=None)
+        return Picture(
+            chart=chart, wide=Markup(canvas.svg(chart, canvas.SMALL_PX, lang)), narrow=None
+        )
     return Picture(
         chart=chart,
-        wide=Markup(canvas.svg(chart, canvas.WIDE_PX)),
-        narrow=Markup(canvas.svg(chart, canvas.NARROW_PX)),
+        wide=Markup(canvas.svg(chart, canvas.WIDE_PX, lang)),
+        narrow=Markup(canvas.svg(chart, canvas.NARROW_PX, lang)),
     )

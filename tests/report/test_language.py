@@ -1,0 +1,194 @@
+"""The report in Chinese: every text is there, no figure differs, nothing foreign is touched."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import synthetic
+from test_html import CELLS, Page, found
+
+from servecap import slo as slos
+from servecap.errors import UsageError
+from servecap.matrix.table import read_csv
+from servecap.plan import Demand, Price, Supply, plan
+from servecap.record import TokenSource
+from servecap.report import canvas, html, language
+from servecap.report.language import parse, say
+from servecap.report.table import Table, text_column
+from servecap.run import Run, Status
+from servecap.scenario import ClosedLoop, Exponential, Load, Lognormal, Measured, OpenLoop
+from servecap.summarize import summarize
+
+CHAT = Path(__file__).resolve().parents[2] / "../shared/data/matrix_chat.csv"
+Input = dict[str, Any]
+
+
+def one(run: Run) -> Input:
+    return {"runs": [(run, summarize(run))]}
+
+
+def runs() -> Iterator[Run]:
+    """Runs that make the report say all that it can."""
+    play = synthetic.run
+    limits = "ttft.p99<100ms,e2e.mean<2s,gap.p99<1s,error_rate<1%"
+    yield play(end_s=30)
+    yield play(error_share=0)
+    yield play(server=True, timings="both", slo=limits, end_s=30)
+    yield play(server=True, timings="server", error_share=0, end_s=30)
+    yield play(streamed=False, end_s=30)
+    yield play(users=3, end_s=20, error_share=0, slo="ttft.p99<100ms,tpot.mean<45ms")
+    yield play(source="simulated", error_share=0, users=8, end_s=40)
+    yield play(status=Status.INTERRUPTED, token_source=TokenSource.ESTIMATE, users=8)
+    yield play(token_source=TokenSource.TOKENIZER, error_share=0.5, slo="ttft.p95<3s,tpot.p99<1ms")
+    yield msgspec.structs.replace(play(), records=[])
+    loads: tuple[Load, ...] = (
+        OpenLoop(rate_rps=8),
+        OpenLoop(rate_rps=8, arrivals="trace"),
+        OpenLoop(rate_rps=8, arrivals="gamma", cv=2.0),
+        ClosedLoop(users=64, queue=250),
+        ClosedLoop(users=64, each=1),
+        ClosedLoop(users=64, think=Exponential(mean_s=2.0)),
+        ClosedLoop(users=64, think=Lognormal(mean_s=2.0, cv=1.0)),
+        ClosedLoop(users=64, think=Measured(values_s=(1.0, 2.0))),
+    )
+    for load in loads:
+        yield play(load=load, end_s=25)
+
+
+def inputs() -> Iterator[Input]:
+    shown = list(runs())
+    yield from map(one, shown)
+    yield {"runs": [pair for run in shown[:6] for pair in one(run)["runs"]]}
+    yield {"search": found()}
+    yield {"search": found()} | one(shown[1])
+    yield {"cells": CELLS, "plan": plan(CELLS, Demand(10_000))}
+
+
+def chat_plans() -> Iterator[Input]:
+    prices = (Price("a30", 0.5), Price("a40", 1.0), Price("v100", 8.0, "node"), Price("a100", 2.0))
+    nodes = {"a40": 4}
+    cells = read_csv(CHAT).cells
+    for slo, supply in (
+        ("ttft.mean<3.2s,tpot.mean<110ms", Supply(gpus_per_node_of=nodes, prices=prices)),
+        ("ttft.mean<3s,tpot.mean<100ms", Supply(gpus_per_node_of=nodes)),
+    ):
+        yield {"cells": cells, "plan": plan(cells, Demand(10_000), supply, slo=slos.parse(slo))}
+
+
+def figures(page: str) -> Counter[str]:
+    """Every number of the page, with the unit behind it, as often as it is there."""
+    text = " ".join(re.sub(r"<style>.*?</style>|<pre.*?</pre>", "", page, flags=re.DOTALL).split())
+    words = " ".join(Page(text).words)
+    return Counter(re.findall(r"\d[\d.,]*\d%?(?: (?:ms|us|s|MiB|min)\b)?|\d%?", words))
+
+
+def hold(given: Input, monkeypatch: pytest.MonkeyPatch, *, drawn: bool = True) -> None:
+    """Fails where the Chinese page lacks a text, or has other figures than the English one."""
+    missing: list[str] = []
+    asked = language.say
+
+    def noted(text: str, lang: str = "en") -> str:
+        if piece := language.untold(text, lang):
+            missing.append(f"{piece!r} in {text!r}")
+        return asked(text, lang)
+
+    with monkeypatch.context() as patch:
+        if not drawn:  # the words within charts are the same in all runs
+            patch.setattr(canvas, "svg", lambda *_: "<svg></svg>")
+        english = html.render(**given)
+        patch.setattr(language, "say", noted)
+        chinese = html.render(**given, lang="zh")
+    assert missing == []
+    assert figures(chinese) == figures(english)
+    assert chinese.count("<svg") == english.count("<svg")
+    assert '<html lang="zh-Hans">' in chinese
+
+
+def test_every_text_of_runs_searches_and_matrices_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number, given in enumerate(inputs()):
+        hold(given, monkeypatch, drawn=number < 2 or not given.get("runs"))
+
+
+@pytest.mark.skipif(not CHAT.is_file(), reason="needs ../shared/data/matrix_chat.csv")
+def test_every_text_of_plans_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in chat_plans():
+        hold(given, monkeypatch)
+
+
+def test_the_verdict_reads_as_a_sentence() -> None:
+    run = synthetic.run(error_share=0)
+    page = Page(html.render(**one(run), lang="zh")).text
+    assert "服务在目标之内承载了 64 个并发用户：平均 0.19 s 后开始回答" in page
+    assert "服务等级目标 (SLO)" in page
+    assert "首字时延 TTFT (first_token_latency)" in page
+
+
+def test_nothing_from_outside_becomes_markup_in_chinese_either() -> None:
+    run = synthetic.run(text=synthetic.HOSTILE, server=True, end_s=20)
+    cell = msgspec.structs.replace(CELLS[0], gpu=synthetic.HOSTILE, model=synthetic.HOSTILE)
+    for given in (one(run), {"cells": [cell], "plan": plan([cell], Demand(100))}):
+        page = Page(html.render(**given, lang="zh", title=synthetic.HOSTILE))
+        assert page.count("script") == 0
+        assert "<script>alert(1)</script>\\x1b[31m" in page.text
+        assert "\u202e" not in page.text
+        assert "\x1b" not in page.text
+
+
+def test_names_are_not_translated() -> None:
+    named = Table("", (text_column("model"), text_column("verdict")), (("load", "PASS"),))
+    assert language.table(named, "zh").rows == (("load", "通过"),)
+    facts = Table("", (text_column(""), text_column("")), (("model", "load"), ("load", "8 users")))
+    assert language.table(facts, "zh").rows == (("模型", "load"), ("负载", "8 个用户"))
+    facts = Table("", (text_column(""), text_column("")), (("server", "n/a (not told)"),))
+    assert language.table(facts, "zh").rows == (("服务端", "n/a（未告知）"),)
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("64 users (think 1 to 3 s)", "64 个用户（思考 1 至 3 s）"),
+        ("{n} users", "{n} users"),  # a foreign text with braces is no hole
+        ("What no one wrote.", "What no one wrote."),
+        ("One dot for each request. 3 slower requests above the chart.",
+         "每点一个请求。另有 3 个更慢的请求在图外。"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_sentences(english: str, chinese: str) -> None:
+    assert say(english, "zh") == chinese
+    assert say(english, "en") == english
+
+
+def test_a_hostile_text_is_read_in_bounded_steps() -> None:
+    pieces = [": ", "; ", ". A", ", ", " and ", " at ", " on ", "(", ")"]
+    for piece in pieces:
+        language._say.cache_clear()
+        say(("x" + piece) * 150, "zh")
+        assert language._say.cache_info().misses < 20_000
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "message"),
+    [
+        ("a\n", "without its partner"),
+        ("a {x}\nb\n", "different holes"),
+        ("a {x#}\nb {x} {x}\n", "different holes"),
+        ("a\nb\na\nc\n", "twice"),
+    ],
+)
+def test_mistakes_in_a_catalogue_are_told(catalogue: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(catalogue)
+
+
+def test_another_language_is_an_error() -> None:
+    with pytest.raises(UsageError, match="--lang fr: give one of en, zh"):
+        html.render(cells=CELLS, lang="fr")
