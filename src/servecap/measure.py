@@ -27,7 +27,8 @@ from servecap.store import RunWriter
 from servecap.wire.client import Client
 from servecap.wire.clock import Clock
 from servecap.wire.poller import Alarm
-from servecap.workers import LOOK_AHEAD_S, Setup, Workers
+from servecap.worker import Setup
+from servecap.workers import Workers, forked
 
 _T = TypeVar("_T")
 
@@ -80,12 +81,14 @@ def measure(
     workload_note: str = "",
     count_tokens: Callable[[str], int] | None = None,
     on_progress: OnProgress | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    ray: str | None = None,
 ) -> Run:
     """The run that the scenario asks for, stored in *out* record by record.
 
     Ctrl-C ends it early; what was measured is kept and the run is marked interrupted. With more
-    than one of *workers* the load comes from so many processes of their own.
+    than one of *workers* the load comes from so many processes of their own; with the address of
+    a *ray* cluster from its nodes (None: one process on each).
 
     Raises:
         UsageError: *out* cannot be written, or there are more users than sockets to be had.
@@ -105,7 +108,15 @@ def measure(
     writer = RunWriter(out, header)
     feed = feed_for(scenario, requests, response_guess_s=response_guess_s)
 
-    setup = Setup(prepared, scenario.timeouts, count_tokens, _new_loop)
+    setup = Setup(
+        endpoint=prepared.endpoint,
+        api=prepared.api,
+        model=prepared.target.model,
+        stream=prepared.target.stream,
+        timeouts=scenario.timeouts,
+        count_tokens=count_tokens,
+        new_loop=_new_loop,
+    )
 
     async def drive(crew: Workers | None) -> _Driver:
         driver = _Driver(scenario, setup, crew, feed, writer, on_progress)
@@ -114,7 +125,7 @@ def measure(
 
     with process.without_gc():
         try:
-            with _crew(workers, setup) as crew:
+            with _crew(workers, ray, setup) as crew:
                 driver = run_async(drive(crew))
         except BaseException:
             with contextlib.suppress(OSError):
@@ -138,12 +149,18 @@ def measure(
 
 
 @contextlib.contextmanager
-def _crew(workers: int, setup: Setup) -> Iterator[Workers | None]:
+def _crew(workers: int | None, ray: str | None, setup: Setup) -> Iterator[Workers | None]:
     """The processes of the load; none for a single one, which is this process itself."""
-    if workers < 2:
+    if ray is not None:
+        from servecap import cluster
+
+        made = cluster.on_nodes(ray, workers, setup)
+    elif workers is None or workers < 2:
         yield None
         return
-    with contextlib.closing(Workers(workers, setup)) as crew:
+    else:
+        made = forked(workers, setup)
+    with contextlib.closing(made) as crew:
         yield crew
 
 
@@ -175,27 +192,16 @@ class _Driver:
         self.stop_reason: str | None = None
         self.load_end_s: float | None = None
         self._crew = crew
-        self._ahead_s = 0.0 if crew is None else LOOK_AHEAD_S
+        self._ahead_s = 0.0 if crew is None else crew.ahead_s
         self._alarm = Alarm(self._loop, self._wake)
         self._ticker = Alarm(self._loop, self._tick)
         self._clock = Clock()
         self._pulse = Pulse(self._clock.now())
-        self._client = self._own_client(setup) if crew is None else crew
-        if crew is not None:
-            crew.begin(self._loop, self._clock, self._record, self._worker_lost)
-
-    def _own_client(self, setup: Setup) -> Client:
-        return Client(
-            self._loop,
-            self._clock,
-            setup.prepared.endpoint,
-            setup.prepared.api,
-            model=setup.prepared.target.model,
-            stream=setup.prepared.target.stream,
-            timeouts=setup.timeouts,
-            on_record=self._record,
-            count_tokens=setup.count_tokens,
-        )
+        if crew is None:
+            self._client: Client | Workers = setup.client(self._loop, self._clock, self._record)
+            return
+        self._client = crew
+        crew.begin(self._loop, self._clock, self._record, self._worker_lost, users=scenario.users)
 
     async def run(self) -> None:
         self._loop.set_exception_handler(self._broken)
@@ -346,7 +352,10 @@ class _Driver:
 
     def notes(self) -> list[str]:
         """What else is to be said of the client."""
-        near = selftest.nearness(self.records, self.load_end_s or 0.0, self.health().processes)
+        health = self.health()
+        if health.nodes:
+            return []  # the self-test was of this machine
+        near = selftest.nearness(self.records, self.load_end_s or 0.0, health.processes)
         return [] if near is None else [near]
 
     def health(self) -> Health:
@@ -355,4 +364,4 @@ class _Driver:
             return self._health
         parts = self._crew.healths()
         whole = merged([self._health, *parts], self._crew.failure)
-        return msgspec.structs.replace(whole, processes=len(parts))
+        return msgspec.structs.replace(whole, processes=len(parts), nodes=self._crew.nodes())

@@ -1,8 +1,9 @@
-"""Whole messages between two processes of one run, over a socket pair on an event loop."""
+"""Whole messages between two processes of one run, over a stream socket on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -37,6 +38,19 @@ class End(msgspec.Struct, frozen=True, tag=True):
     outcome: Outcome
 
 
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """To a worker on another machine: answer at once; sent at *sent_s* of the parent's clock."""
+
+    sent_s: float
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: the ping came at *there_s* of its own monotonic clock."""
+
+    sent_s: float
+    there_s: float
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a worker: it can be given work."""
 
@@ -53,7 +67,7 @@ class Bye(msgspec.Struct, frozen=True, tag=True):
     health: Health
 
 
-Message = Start | Send | End | Ready | Done | Bye
+Message = Start | Send | End | Ping | Pong | Ready | Done | Bye
 
 
 def _pack(value: Any) -> Any:
@@ -110,7 +124,7 @@ class Frames:
 
 
 class Pipe:
-    """One end of a socket pair. Nothing that is sent waits for the other side."""
+    """One end of a connection. Nothing that is sent waits for the other side."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -205,6 +219,17 @@ class Pipe:
         except OSError:
             self.close()
         self._out.clear()
+
+    def linger(self, until_s: float) -> None:
+        """Say that nothing more will be sent, and wait until the other side closes.
+
+        To close with something unread would reset a TCP connection, and what was sent before
+        might be lost on its way.
+        """
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        for _ in self.wait_for(until_s):
+            pass
 
     def _detach(self) -> None:
         if self._loop is not None:

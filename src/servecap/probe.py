@@ -40,11 +40,13 @@ class Bench:
         workload: source.Workload,
         tokenizer: str | None,
         workers: int | None = None,
+        ray: str | None = None,
     ) -> None:
         self.prepared = prepared
         self.workload = workload
         self._tokenizer = tokenizer
         self._workers = workers
+        self._ray = ray
 
     def run(self, scenario: Scenario, out: Path, on_progress: OnProgress | None = None) -> Run:
         """The scenario measured on the server, kept in *out*.
@@ -61,7 +63,8 @@ class Bench:
             workload_note=self.workload.note,
             count_tokens=self._counter(),
             on_progress=on_progress,
-            workers=self._workers or wanted(scenario),
+            workers=self._workers if self._ray else self._workers or wanted(scenario),
+            ray=self._ray,
         )
 
     def _output_tokens(self) -> float:
@@ -79,11 +82,13 @@ def open_bench(
     timeouts: Timeouts,
     *,
     workers: int | None = None,
+    ray: str | None = None,
 ) -> Bench:
     """The workload loaded, and the server found to answer one request.
 
     The workload comes first: its errors are found without touching the server. `workers`
-    processes make the load; None: as many as each scenario is worth.
+    processes make the load; None: as many as each scenario is worth, or one on each node of the
+    *ray* cluster at that address.
 
     Raises:
         UsageError: the workload or the target cannot be read.
@@ -103,4 +108,4 @@ def open_bench(
             timeouts=timeouts,
         )
     )
-    return Bench(prepared, loaded, workload.tokenizer, workers)
+    return Bench(prepared, loaded, workload.tokenizer, workers, ray)

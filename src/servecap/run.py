@@ -22,6 +22,21 @@ class Status(StrEnum):
     PARTIAL = "partial"  # the process died: only its finished records are known
 
 
+class LoadNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A load process on another machine, and how its clock was put on the parent's.
+
+    The error is half the least round trip of a ping. What was measured on the node is right by
+    the node's own clock; only *when* it happened, beside other nodes, is wrong by so much.
+    """
+
+    name: str
+    offset_s: float  # the node's monotonic clock less the parent's, when the run began
+    error_s: float
+    drift_s: float | None = None  # how much the offset has changed since, by the last pings
+    drift_error_s: float | None = None
+    lost: bool = False  # it was gone before the run's end
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """How well the client itself kept up. None: not known (a simulated or imported run)."""
 
@@ -32,6 +47,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     clock: str = "monotonic"
     processes: int = 1  # of load; with several, delays and CPU are those of the worst
     failure: str | None = None  # a load process that was lost, which makes the run INVALID
+    nodes: tuple[LoadNode, ...] = ()  # where the processes are on other machines
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -115,7 +115,7 @@ def kept() -> SelfTest | None:
 def nearness(records: list[Record], wall_s: float, processes: int) -> str | None:
     """How near to its ceiling the client was, in words; None without a self-test."""
     found = kept()
-    if found is None or wall_s <= 0:
+    if found is None or wall_s <= 0 or processes == 0:  # none: all of them were lost
         return None
     rate = sum(len(r.chunk_s) for r in records) / wall_s
     share = rate / (found.events_per_core_s * processes)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
+import socket
 import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
-from drive import WORKLOAD, ask, measured
+import uvloop
+from drive import QUICK, WORKLOAD, ask, measured
 from relay import relaying
 from scripted import DONE, HELLO, STOP, Call, chunk, serving
 
+from servecap.cluster import Parcel
 from servecap.errors import EndpointError
 from servecap.probe import TargetSpec
 from servecap.record import Outcome
 from servecap.scenario import ClosedLoop, Scenario
-from servecap.wire.endpoint import Security
+from servecap.wire.endpoint import Security, resolve
+from servecap.wire.openai import OpenAi
+from servecap.worker import Setup
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +157,32 @@ def test_proxy_that_refuses_a_tunnel(server_side: ssl.SSLContext) -> None:
         (record,) = ask(server.url, proxy=relay.url)
     assert record.outcome is Outcome.REFUSED
     assert "407" in (record.error or "")
+
+
+def test_trust_goes_along_to_another_machine(
+    certificate: tuple[Path, Path], server_side: ssl.SSLContext
+) -> None:
+    """What a node of a cluster is sent makes the same TLS connections as here."""
+
+    async def prompt(call: Call) -> None:
+        await call.answer()
+
+    with serving(prompt, tls=server_side) as server:
+        for security, mode in (
+            (Security(ca_file=str(certificate[0])), ssl.CERT_REQUIRED),
+            (Security(insecure=True), ssl.CERT_NONE),
+        ):
+            setup = Setup(
+                endpoint=resolve(server.url, security=security),
+                api=OpenAi(chat=True),
+                model=None,
+                stream=True,
+                timeouts=QUICK,
+                count_tokens=None,
+                new_loop=uvloop.new_event_loop,
+            )
+            there = pickle.loads(pickle.dumps(Parcel.of(setup))).opened()
+            (address,) = there.endpoint.addresses
+            assert address.tls.verify_mode is mode
+            with socket.create_connection(address.sockaddr, timeout=5) as sock:
+                address.tls.wrap_socket(sock, server_hostname=address.server_name).close()

@@ -76,7 +76,11 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
     scenario = options.scenario(given, options.closed_loop(given, given["start"]))
     out = output.unused(output.folder(given["out"], "find"))
     bench = open_bench(
-        target_spec(given), scenario.workload, scenario.timeouts, workers=given["workers"]
+        target_spec(given),
+        scenario.workload,
+        scenario.timeouts,
+        workers=given["workers"],
+        ray=given["ray"],
     )
     result, runs = search_with(
         bench,

@@ -73,6 +73,12 @@ target_options = _stack(
         show_default=True,
         help="Processes that make the load.",
     ),
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Make the load on the nodes of the Ray cluster there (auto: the one this machine is"
+        " in), --workers processes in all.  [default of those: one a node]",
+    ),
 )
 
 workload_options = _stack(

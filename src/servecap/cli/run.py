@@ -64,7 +64,11 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
     scenario = options.scenario(given, _load(given))
     out = output.unused(output.folder(given["out"], "run"))
     bench = open_bench(
-        target_spec(given), scenario.workload, scenario.timeouts, workers=given["workers"]
+        target_spec(given),
+        scenario.workload,
+        scenario.timeouts,
+        workers=given["workers"],
+        ray=given["ray"],
     )
     quiet = given["quiet"]
     scenario = _with_rate(scenario, bench.workload.player, quiet)

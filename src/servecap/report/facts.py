@@ -11,7 +11,7 @@ from servecap import verdict
 from servecap.metrics import LimitCheck, Summary
 from servecap.report import units, words
 from servecap.report.table import Column, Table, text_column
-from servecap.run import Run
+from servecap.run import LoadNode, Run
 from servecap.stats import Distribution
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
@@ -275,7 +275,23 @@ def client_table(run: Run, summary: Summary) -> Table:
     ]
     if health.rss_bytes is not None:
         rows.append(("memory", f"{health.rss_bytes / 2**20:,.0f} MiB"))
+    rows += [(f"node {node.name}", _clock(node)) for node in health.nodes]
     return _facts("Client health", rows)
+
+
+def _clock(node: LoadNode) -> str:
+    """How well the clock of a load process on another machine agrees with the parent's."""
+    lost = "LOST in mid-run; " if node.lost else ""
+    if node.drift_s is None or node.drift_error_s is None:
+        drift = "drift unknown (the run was too short)"
+    elif abs(node.drift_s) <= node.drift_error_s:
+        drift = f"no drift seen that is over {units.seconds(node.drift_error_s)}"
+    else:
+        drift = (
+            f"drifted by {units.seconds(abs(node.drift_s))}"
+            f" (±{units.seconds(node.drift_error_s)}) until its end"
+        )
+    return f"{lost}clock aligned to ±{units.seconds(node.error_s)} at the start; {drift}"
 
 
 def test_table(run: Run) -> Table:
