@@ -108,15 +108,7 @@ def measure(
     writer = RunWriter(out, header)
     feed = feed_for(scenario, requests, response_guess_s=response_guess_s)
 
-    setup = Setup(
-        endpoint=prepared.endpoint,
-        api=prepared.api,
-        model=prepared.target.model,
-        stream=prepared.target.stream,
-        timeouts=scenario.timeouts,
-        count_tokens=count_tokens,
-        new_loop=_new_loop,
-    )
+    setup = _setup(scenario, prepared, count_tokens)
 
     async def drive(crew: Workers | None) -> _Driver:
         driver = _Driver(scenario, setup, crew, feed, writer, on_progress)
@@ -146,6 +138,20 @@ def measure(
             f"cannot finish {str(out)!r} ({error.strerror}): the records in it are kept"
         ) from None
     return Run(header=header, records=driver.records, path=str(out))
+
+
+def _setup(
+    scenario: Scenario, prepared: Prepared, count_tokens: Callable[[str], int] | None
+) -> Setup:
+    return Setup(
+        endpoint=prepared.endpoint,
+        api=prepared.api,
+        model=prepared.target.model,
+        stream=prepared.target.stream,
+        timeouts=scenario.timeouts,
+        count_tokens=count_tokens,
+        new_loop=_new_loop,
+    )
 
 
 @contextlib.contextmanager
