@@ -40,6 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "alignment",
             "compare",
             "differing",
+            "foreign",
             "gate",
         }
     ),

@@ -65,6 +65,8 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
     lag = summary.client.get("lag")
     if lag is not None and lag.p99 > LAG_P99_MAX_S:
         found.append(f"requests were sent {lag.p99 * 1e3:.0f} ms late (p99, bound 20 ms)")
+    if run.header.source == "imported":
+        return [f"client_limited: by the other tool's own times {found[0]}"] if found else []
     health = run.header.health
     if health.loop_delay_p99_s is not None and health.loop_delay_p99_s > LOOP_DELAY_P99_MAX_S:
         found.append(f"the event loop ran {health.loop_delay_p99_s * 1e3:.0f} ms late (p99)")
@@ -195,6 +197,11 @@ def _timings(run: Run, summary: Summary) -> list[str]:
 
 def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]:
     found: list[str] = []
+    if run.header.source == "imported":
+        found.append(
+            f"imported from {run.header.imported_from}: whether that tool's client kept up is not "
+            "known"
+        )
     good = [r for r in inside if r.ok]
     estimated = sum(r.token_source is TokenSource.ESTIMATE for r in good)
     if estimated:

@@ -112,6 +112,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `chunk_s[i]` is when the i-th chunk with output arrived and `chunk_tokens[i]` how many tokens
     it carried (a chunk is not a token); both are empty when the answer was not streamed.
+    `last_token_s` is for imported requests, of which only the first and the last output were timed.
     """
 
     request_id: int
@@ -121,6 +122,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end_s: float
     outcome: Outcome
     first_token_s: float | None = None
+    last_token_s: float | None = None
     chunk_s: Times = msgspec.field(default_factory=Times)
     chunk_tokens: Counts = msgspec.field(default_factory=Counts)
     prompt_tokens: int | None = None
@@ -172,12 +174,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         (last - first) / (tokens - tokens in the first chunk): with one token per chunk this is
         the usual (last - first) / (tokens - 1).
         """
-        if self.first_token_s is None or self.output_tokens is None or len(self.chunk_s) < 2:
+        last_s = self.chunk_s[-1] if len(self.chunk_s) > 1 else self.last_token_s
+        if self.first_token_s is None or self.output_tokens is None or last_s is None:
             return None
         later = self.output_tokens - max(1, self.chunk_tokens[0] if self.chunk_tokens else 1)
         if later < 1:
             return None
-        return (self.chunk_s[-1] - self.first_token_s) / later
+        return (last_s - self.first_token_s) / later
 
     def gaps_s(self) -> list[float]:
         """Times between successive chunks of output."""

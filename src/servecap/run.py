@@ -1,4 +1,4 @@
-"""A `Run`: one load test, measured or simulated; what comes after cannot tell which."""
+"""A `Run`: one load test, measured, simulated or imported; what follows need not tell which."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from servecap.record import Record
 from servecap.scenario import Scenario, Target
 
-Source = Literal["measured", "simulated"]
+Source = Literal["measured", "simulated", "imported"]  # imported: measured by another tool
 
 
 class Status(StrEnum):
@@ -58,6 +58,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     servecap_version: str
     started_utc: str  # ISO 8601; the only wall-clock time in a run
+    imported_from: str | None = None  # the tool, and its file
     status: Status = Status.PARTIAL
     stop_reason: str | None = None
     load_end_s: float | None = None  # when sending stopped; later ends belong to the drain

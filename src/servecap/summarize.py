@@ -49,7 +49,7 @@ def summarize(run: Run) -> Summary:
         output_tps=_per_s(output or 0, span_s),
         total_tps=None if prompt is None or output is None else _per_s(prompt + output, span_s),
         goodput_rps=_per_s(sum(_kept(r, scenario.slo, by_server) for r in good), span_s),
-        client=_client(good),
+        client=_client(good, lag_known=_lag_known(run)),
         server=_server(good),
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
@@ -146,7 +146,12 @@ def _described(columns: dict[str, list[float]]) -> dict[str, stats.Distribution]
     return {name: d for name, d in found.items() if d is not None}
 
 
-def _client(good: Sequence[Record]) -> dict[str, stats.Distribution]:
+def _lag_known(run: Run) -> bool:
+    """False where another tool told no planned times: that it was never late would be made up."""
+    return run.header.source != "imported" or any(r.lag_s > 0 for r in run.records)
+
+
+def _client(good: Sequence[Record], *, lag_known: bool) -> dict[str, stats.Distribution]:
     return _described(
         {
             "ttft": [v for r in good if (v := r.ttft_s) is not None],
@@ -154,7 +159,7 @@ def _client(good: Sequence[Record]) -> dict[str, stats.Distribution]:
             "tpot": [v for r in good if (v := r.tpot_s) is not None],
             "e2e": [r.e2e_s for r in good],
             "gap": _gaps(good),
-            "lag": [r.lag_s for r in good],
+            "lag": [r.lag_s for r in good] if lag_known else [],
             "prompt_tokens": [float(v) for r in good if (v := r.prompt_tokens) is not None],
             "output_tokens": [float(v) for r in good if (v := r.output_tokens) is not None],
         }

@@ -44,6 +44,7 @@ def runs() -> Iterator[Run]:
     yield play(streamed=False, end_s=30)
     yield play(users=3, end_s=20, error_share=0, slo="ttft.p99<100ms,tpot.mean<45ms")
     yield play(source="simulated", error_share=0, users=8, end_s=40)
+    yield play(source="imported", error_share=0, users=8, end_s=40)
     yield play(status=Status.INTERRUPTED, token_source=TokenSource.ESTIMATE, users=8)
     yield play(token_source=TokenSource.TOKENIZER, error_share=0.5, slo="ttft.p95<3s,tpot.p99<1ms")
     yield msgspec.structs.replace(play(), records=[])

@@ -25,6 +25,7 @@ COMMANDS = {
     "calibrate": "Fit the engine model to measured cells.",
     "emulate": "Serve like an LLM server, without a GPU.",
     "report": "Show stored runs, searches and matrices; write one HTML page.",
+    "import": "Turn result files of other load testers into runs, or into a cell.",
     "compare": "Say what changed between runs or searches by more than noise.",
     "audit": "Hold a table, a run or a search against itself: what cannot be, and what it should.",
     "self-test": "Measure what this machine's client itself can do.",
@@ -33,6 +34,8 @@ COMMANDS = {
     "doctor": "Look for what would spoil a measurement, here and at a server.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
+
+MODULES = {"import": "importing"}  # of commands that are no names in Python
 
 EPILOG = """\b
 Examples:
@@ -54,7 +57,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"servecap.cli.{cmd_name.replace('-', '_')}")
+        name = MODULES.get(cmd_name, cmd_name.replace("-", "_"))
+        module = importlib.import_module(f"servecap.cli.{name}")
         command: click.Command = module.command
         return command
 

@@ -112,6 +112,8 @@ def _runs(path: Path, *, as_json: bool) -> int:
             ]
         )
         return INVALID if bad else 0
+    from servecap.report import units
+
     for folder, run, reasons, warnings, checks in told:
         click.echo(f"{folder}: {_what(run)}")
         for c in checks:
@@ -119,8 +121,8 @@ def _runs(path: Path, *, as_json: bool) -> int:
             click.echo(f"  {mark:7} {c.name}: {c.said}")
         for text in reasons:
             click.echo(f"  INVALID {text}")
-        for text in warnings:
-            click.echo(f"  note    {text}")
+        for text in dict.fromkeys((*warnings, *run.header.notes)):
+            click.echo(f"  note    {units.clean(text)}")
     return INVALID if bad else 0
 
 

@@ -251,13 +251,15 @@ def client_table(run: Run, summary: Summary) -> Table:
     """Whether the client itself kept up."""
     health = run.header.health
     lag = summary.client.get("lag")
-    simulated = run.header.source == "simulated"
-    unknown = "n/a (simulated: there is no client)" if simulated else "n/a (not recorded)"
+    unknown = {
+        "simulated": "n/a (simulated: there is no client)",
+        "imported": "n/a (imported: the other tool did not tell)",
+    }.get(run.header.source, "n/a (not recorded)")
     rows = [
         (
             "send lag",
             unknown
-            if lag is None or simulated
+            if lag is None or run.header.source == "simulated"
             else f"p99 {units.seconds(lag.p99)}, max {units.seconds(lag.max)}"
             " (sent later than planned)",
         ),
@@ -305,7 +307,7 @@ def test_table(run: Run) -> Table:
         ),
         ("model", units.clean(target.model) if target.model else "n/a (not told)"),
         ("server", units.clean(target.server) if target.server else "n/a (not told)"),
-        ("source", "measured" if header.source == "measured" else words.SIMULATED),
+        ("source", _source(run)),
         ("load", words.load_phrase(scenario.load)),
         (
             "workload",
@@ -322,6 +324,16 @@ def test_table(run: Run) -> Table:
     if run.path:
         rows.append(("stored in", units.clean(run.path)))
     return _facts("Test", rows)
+
+
+def _source(run: Run) -> str:
+    match run.header.source:
+        case "simulated":
+            return words.SIMULATED
+        case "imported":
+            return f"imported from {units.clean(run.header.imported_from or units.UNKNOWN)}"
+        case "measured":
+            return "measured"
 
 
 def repeat_json(run: Run) -> str:

@@ -20,6 +20,8 @@ from servecap.stats import Distribution
 Tone = str  # "pass", "fail", "unsure" or "invalid": how a badge is coloured
 
 SIMULATED = "Simulated: predicted by the engine model, not measured."
+IMPORTED = "Imported: another tool measured it, and whether its client kept up is not known."
+_ORIGINS = {"simulated": SIMULATED, "imported": IMPORTED}
 
 
 class Headline(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,13 +49,30 @@ def headline(run: Run, summary: Summary) -> Headline:
             ),
         )
     return Headline(
-        badge=f"VALID, {summary.verdict.value.upper()}"
-        + (" (simulated)" if run.header.source == "simulated" else ""),
+        badge=_badge(run, summary),
         tone=summary.verdict.value,
         plain=_plain(run, summary),
         quote=_quote(run, summary),
         todo=_todo(run, summary),
     )
+
+
+def _badge(run: Run, summary: Summary) -> str:
+    """What was measured by another tool is never called VALID: its client is not known."""
+    said = summary.verdict.value.upper()
+    match run.header.source:
+        case "imported":
+            return f"IMPORTED, {said}"
+        case "simulated":
+            return f"VALID, {said} (simulated)"
+        case "measured":
+            return f"VALID, {said}"
+
+
+def with_origin(text: str, run: Run) -> str:
+    """The text with what is to be said of figures that servecap did not measure."""
+    origin = _ORIGINS.get(run.header.source)
+    return text if origin is None else f"{text} {origin}"
 
 
 def _plain(run: Run, summary: Summary) -> str:
@@ -67,7 +86,7 @@ def _plain(run: Run, summary: Summary) -> str:
             what = f"The test could not tell whether the service carries {who} within its targets"
     felt = _felt(run, summary)
     text = f"{what}: {felt}." if felt else f"{what}."
-    return f"{text} {SIMULATED}" if run.header.source == "simulated" else text
+    return with_origin(text, run)
 
 
 def _felt(run: Run, summary: Summary) -> str:
@@ -124,7 +143,7 @@ def _quote(run: Run, summary: Summary) -> str:
     length_s = summary.window.end_s - summary.window.start_s
     over = f"over {units.number_word(summary.requests, 'request')} in {units.clock(length_s)}"
     text = f"{what}: {', '.join(f for f in figures if f)}; {over}."
-    return f"{text} {SIMULATED}" if run.header.source == "simulated" else text
+    return with_origin(text, run)
 
 
 def _named(run: Run, summary: Summary, said: Verdict) -> str:

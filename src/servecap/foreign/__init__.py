@@ -1,0 +1,1 @@
+"""Result files of other load testers, read into runs of our own (docs/import.md)."""
