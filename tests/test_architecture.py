@@ -49,6 +49,8 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "wire.client",
             "preflight",
+            "level",
+            "living",
             "measure",
             "pipe",
             "process",

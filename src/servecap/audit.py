@@ -100,10 +100,11 @@ def _population(run: Run, summary: Summary) -> list[str]:
             f"only {summary.requests} of the {wanted} requests had ended when the run did: "
             "classic figures are over all of them"
         ]
-    seen = len({r.user for r in run.records})
-    if seen < load.users:
+    seen, asked = len(steady.joined(run.records, load)), steady.newcomers(load)
+    if seen < asked:
+        new = "" if load.users_before is None else "new "
         return [
-            f"only {seen} of {load.users} users had started when the load ended "
+            f"only {seen} of {asked} {new}users had started when the load ended "
             f"at {summary.window.end_s:.0f} s: run longer, or set a shorter --ramp"
         ]
     return []

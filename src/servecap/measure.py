@@ -9,21 +9,20 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from servecap import __version__, process, selftest, steady
+from servecap import process, selftest
 from servecap.errors import ServecapError
-from servecap.load import Feed, feed_for
+from servecap.level import Level, cut_off, header_of, turned_away
+from servecap.load import Feed, change, feed_for
 from servecap.preflight import Prepared
 from servecap.pulse import Pulse, merged
-from servecap.record import NOT_SENT, Counts, Outcome, Record, Request, Times
-from servecap.run import Header, Health, Run, Status
-from servecap.scenario import OpenLoop, Scenario
-from servecap.store import RunWriter
+from servecap.record import Arrival, Outcome, Record, Request
+from servecap.run import Run, Status
+from servecap.scenario import OpenLoop, Scenario, Timeouts
 from servecap.wire.client import Client
 from servecap.wire.clock import Clock
 from servecap.wire.poller import Alarm
@@ -51,7 +50,7 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """The result of *work* on an event loop of its own, also where one is running already."""
 
     def alone() -> _T:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
 
     try:
@@ -62,7 +61,8 @@ def run_async(work: Coroutine[Any, Any, _T]) -> _T:
         return pool.submit(alone).result()
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that is as fast as can be had."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -95,62 +95,39 @@ def measure(
         ServecapError: the disk filled up; the finished records are kept.
     """
     process.room_for_sockets(scenario)
-    header = Header(
-        scenario=scenario,
-        target=prepared.target,
-        source="measured",
-        servecap_version=__version__,
-        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        workload_note=workload_note,
-        environment=process.environment(),
-        notes=prepared.notes,
-    )
-    writer = RunWriter(out, header)
+    header = header_of(scenario, prepared, workload_note)
     feed = feed_for(scenario, requests, response_guess_s=response_guess_s)
+    setup = setup_of(prepared, scenario.timeouts, count_tokens)
+    made: list[Level] = []
 
-    setup = _setup(scenario, prepared, count_tokens)
-
-    async def drive(crew: Workers | None) -> _Driver:
-        driver = _Driver(scenario, setup, crew, feed, writer, on_progress)
-        await driver.run()
-        return driver
+    async def drive(crew: Workers | None) -> None:
+        made.append(Level(header, out, asyncio.get_running_loop().create_future()))
+        driver = Driver(setup, crew, feed, on_progress, users=scenario.users)
+        await driver.alone(made[0])
 
     with process.without_gc():
         try:
             with _crew(workers, ray, setup) as crew:
-                driver = run_async(drive(crew))
+                run_async(drive(crew))
         except BaseException:
-            with contextlib.suppress(OSError):
-                writer.close(msgspec.structs.replace(header, status=Status.PARTIAL))
+            for level in made:
+                level.broken()
             raise
-    header = msgspec.structs.replace(
-        header,
-        status=driver.status,
-        stop_reason=driver.stop_reason,
-        load_end_s=driver.load_end_s,
-        health=driver.health(),
-        notes=(*header.notes, *driver.notes()),
-    )
-    try:
-        writer.close(header)
-    except OSError as error:
-        raise ServecapError(
-            f"cannot finish {str(out)!r} ({error.strerror}): the records in it are kept"
-        ) from None
-    return Run(header=header, records=driver.records, path=str(out))
+    return made[0].run()
 
 
-def _setup(
-    scenario: Scenario, prepared: Prepared, count_tokens: Callable[[str], int] | None
+def setup_of(
+    prepared: Prepared, timeouts: Timeouts, count_tokens: Callable[[str], int] | None
 ) -> Setup:
+    """What a client of that server needs to know."""
     return Setup(
         endpoint=prepared.endpoint,
         api=prepared.api,
         model=prepared.target.model,
         stream=prepared.target.stream,
-        timeouts=scenario.timeouts,
+        timeouts=timeouts,
         count_tokens=count_tokens,
-        new_loop=_new_loop,
+        new_loop=new_loop,
     )
 
 
@@ -170,33 +147,34 @@ def _crew(workers: int | None, ray: str | None, setup: Setup) -> Iterator[Worker
         yield crew
 
 
-class _Driver:
-    """Owns the clock: wakes the feed, hands its arrivals to the client, and ends the run."""
+class Driver:
+    """Owns the clock: wakes the feed, hands its arrivals to the client, and ends each level.
+
+    The load lives on from one level to the next (`through`), or has a single one (`alone`).
+    """
 
     def __init__(
         self,
-        scenario: Scenario,
         setup: Setup,
         crew: Workers | None,
         feed: Feed,
-        writer: RunWriter,
-        on_progress: OnProgress | None,
+        on_progress: OnProgress | None = None,
+        *,
+        users: int | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._feed = feed
-        self._writer = writer
-        self._on_progress = on_progress
-        self._enough = steady.Enough(scenario)
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self.on_progress = on_progress
+        self._level: Level | None = None
+        self._between: list[Record] = []  # ended after one level and before the next
+        self._in_flight: dict[int, Arrival] = {}
+        self._goes_on = True
+        self._began = False
+        self.over = False
         self._failure: ServecapError | None = None
         self._due_s = float("inf")
         self._progress = Progress()
-        load = scenario.load
-        self._ceiling = load.max_in_flight if isinstance(load, OpenLoop) else None
-        self.records: list[Record] = []
-        self.status = Status.COMPLETE
-        self.stop_reason: str | None = None
-        self.load_end_s: float | None = None
+        self._ceiling: int | None = None
         self._crew = crew
         self._ahead_s = 0.0 if crew is None else crew.ahead_s
         self._alarm = Alarm(self._loop, self._wake)
@@ -207,23 +185,55 @@ class _Driver:
             self._client: Client | Workers = setup.client(self._loop, self._clock, self._record)
             return
         self._client = crew
-        crew.begin(self._loop, self._clock, self._record, self._worker_lost, users=scenario.users)
+        crew.begin(self._loop, self._clock, self._record, self._worker_lost, users=users)
 
-    async def run(self) -> None:
-        self._loop.set_exception_handler(self._broken)
+    async def alone(self, level: Level) -> None:
+        """Live for *level* only; Ctrl-C ends it early."""
+        self._goes_on = False
         try:
             with self._interruptible():
-                self._tick_again()
-                self._wake()
-                await self._ended
+                await self.through(level)
         finally:
-            self._alarm.close()
-            self._ticker.close()
+            self.close()
+
+    async def through(self, level: Level) -> None:
+        """Live through *level*; the users go on after it.
+
+        Raises:
+            ServecapError: the load had to end: a full disk, a workload that ran out of prompts.
+        """
+        self._loop.set_exception_handler(self._broken)
+        self._begin(level)
+        await level.ended
         if self._failure is not None:
             raise self._failure
 
+    def _begin(self, level: Level) -> None:
+        first, self._began = not self._began, True
+        level.zero_s = 0.0 if first else self._clock.now()
+        self._level, self._progress = level, Progress()
+        load = level.scenario.load
+        self._ceiling = load.max_in_flight if isinstance(load, OpenLoop) else None
+        if not first:
+            change(self._feed, load, level.zero_s)
+            self._pulse = Pulse(level.zero_s)
+            for record in self._between:
+                level.add(record)
+            self._between = []
+        self._tick_again()
+        self._wake()
+
+    def close(self) -> None:
+        """No more load: whatever is in flight is dropped."""
+        if not self.over:
+            self.over = True
+            self._client.end(Outcome.CANCELLED)
+        self._alarm.close()
+        self._ticker.close()
+
     def _worker_lost(self, why: str) -> None:
-        self.status = Status.PARTIAL
+        if self._level is not None:
+            self._level.status = Status.PARTIAL
         self._stop(why, Outcome.CANCELLED)
 
     @contextlib.contextmanager
@@ -243,29 +253,33 @@ class _Driver:
 
     def _interrupt(self, number: signal.Signals) -> None:
         self._loop.remove_signal_handler(number)
-        self.status = Status.INTERRUPTED
-        self._stop(f"ended early by {number.name}", Outcome.CANCELLED)
+        self.interrupt(number.name)
+
+    def interrupt(self, name: str) -> None:
+        """The user of the tool wants no more; what was measured is kept."""
+        if self._level is not None:
+            self._level.status = Status.INTERRUPTED
+        self._stop(f"ended early by {name}", Outcome.CANCELLED)
 
     def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised: the run must end by it and not go on without what it was to do."""
         error = context.get("exception")
-        if self._ended.done():
-            return
         if isinstance(error, ServecapError):  # such as a workload that cannot make a prompt
             self._failure = error
             self._stop(str(error), Outcome.CANCELLED)
-        else:
-            self._ended.set_exception(error or RuntimeError(str(context.get("message"))))
+        elif self._level is not None and not self._level.ended.done():
+            self._level.ended.set_exception(error or RuntimeError(str(context.get("message"))))
 
     def _wake(self) -> None:
         """Send what is due, and come back when the next request is."""
         self._due_s = float("inf")
-        if self._ended.done():
+        if self.over:
             return
         for arrival in self._feed.take(self._clock.now() + self._ahead_s):
             if self._ceiling is not None and self._client.in_flight >= self._ceiling:
-                self._turned_away(arrival.request, arrival.user, arrival.planned_s)
+                self._record(turned_away(arrival, self._clock.now(), self._ceiling))
             else:
+                self._in_flight[arrival.request.request_id] = arrival
                 self._client.send(arrival)
         self._go_on()
 
@@ -276,23 +290,6 @@ class _Driver:
         else:
             self._schedule()
 
-    def _turned_away(self, request: Request, user: int, planned_s: float) -> None:
-        """Too many are in flight: this arrival has failed; it is never sent late instead."""
-        now_s = self._clock.now()
-        self._record(
-            Record(
-                request_id=request.request_id,
-                user=user,
-                planned_s=planned_s,
-                sent_s=now_s,
-                end_s=now_s,
-                outcome=Outcome.REFUSED,
-                error=f"{NOT_SENT} {self._ceiling} requests were in flight already",
-                chunk_s=Times(),
-                chunk_tokens=Counts(),
-            )
-        )
-
     def _schedule(self) -> None:
         due_s = self._feed.next_s()
         if due_s is not None and due_s < self._due_s:
@@ -301,73 +298,93 @@ class _Driver:
 
     def _record(self, record: Record) -> None:
         """One request has ended."""
+        self._in_flight.pop(record.request_id, None)
+        level = self._level
         if self._failure is not None:
             return
-        try:
-            self._writer.add(record)
-        except ServecapError as error:
-            self._failure = error
-            self._stop(str(error), Outcome.CANCELLED)
-            return
-        self.records.append(record)
-        if self.load_end_s is not None:
+        if level is None:
+            if not self.over:
+                self._between.append(record)
+        else:
+            try:
+                level.add(record)
+            except ServecapError as error:
+                self._failure = error
+                self._stop(str(error), Outcome.CANCELLED)
+                return
+        if self.over:
             return
         self._progress.ended += 1
         self._progress.failed += not record.ok
         self._progress.lag_max_s = max(self._progress.lag_max_s, record.lag_s)
         self._progress.recent.append(record)
-        self._enough.note(record)
         self._feed.done(record)
         self._go_on()
 
     def _tick(self) -> None:
         """Twenty times a second: how late are we, who is past a timeout, is it enough?"""
-        if self._ended.done():
+        if self.over:
             return
         now_s = self._clock.now()
         self._pulse.beat(now_s)
         if self._pulse.beats % 4 == 0:
             self._client.sweep()
-            reason = self._enough.reason(now_s)
+            reason = None if self._level is None else self._level.enough(now_s)
             if reason is not None:
                 self._stop(reason, Outcome.CENSORED)
-                return
-        if self._pulse.beats % 10 == 0:
+        if self._pulse.beats % 10 == 0 and not self.over:
             self._report(now_s)
-        self._tick_again()
+        if not self.over:
+            self._tick_again()
 
     def _tick_again(self) -> None:
         self._ticker.set(self._clock.start_s + self._pulse.due_s)
 
     def _report(self, now_s: float) -> None:
         progress = self._progress
-        progress.elapsed_s = now_s
-        progress.in_flight = self._client.in_flight
-        if self._on_progress is not None:
-            self._on_progress(progress)
+        if self._level is not None:
+            progress.elapsed_s = now_s - self._level.zero_s
+            progress.in_flight = self._client.in_flight
+            if self.on_progress is not None:
+                self.on_progress(progress)
         progress.recent = []
 
     def _stop(self, reason: str, outcome: Outcome) -> None:
-        if self._ended.done():
+        """The level is over; with it the load, unless that goes on and nothing is amiss."""
+        level = self._level
+        if self.over:
             return
-        self.stop_reason = reason
-        self.load_end_s = self._clock.now()
-        self._health = self._pulse.health(self.load_end_s)
-        self._ended.set_result(None)
-        self._client.end(outcome)
+        now_s = self._clock.now()
+        lives = self._goes_on and outcome is Outcome.CENSORED and not self._feed.finished
+        if level is not None:
+            level.stop(now_s, reason)
+            level.health = self._pulse.health(now_s - level.zero_s)
+        if lives:
+            self._cut_off(now_s)
+            self._level = None
+        else:
+            self.over = True
+            self._client.end(outcome)
+        if level is not None:
+            self._settle(level)
+            if not level.ended.done():
+                level.ended.set_result(None)
 
-    def notes(self) -> list[str]:
-        """What else is to be said of the client."""
-        health = self.health()
-        if health.nodes:
-            return []  # the self-test was of this machine
-        near = selftest.nearness(self.records, self.load_end_s or 0.0, health.processes)
-        return [] if near is None else [near]
+    def _cut_off(self, now_s: float) -> None:
+        """The level's last word on what is in flight and goes on."""
+        assert self._level is not None
+        for arrival in self._in_flight.values():
+            if arrival.planned_s <= now_s:
+                self._level.add(cut_off(arrival, now_s))
 
-    def health(self) -> Health:
-        """How well the load's processes kept up with their plan."""
-        if self._crew is None:
-            return self._health
-        parts = self._crew.healths()
-        whole = merged([self._health, *parts], self._crew.failure)
-        return msgspec.structs.replace(whole, processes=len(parts), nodes=self._crew.nodes())
+    def _settle(self, level: Level) -> None:
+        """What is known of the client once the level is over."""
+        if self._crew is not None:
+            parts = self._crew.healths()
+            whole = merged([level.health, *parts], self._crew.failure)
+            nodes = self._crew.nodes()
+            level.health = msgspec.structs.replace(whole, processes=len(parts), nodes=nodes)
+        if level.health.nodes:
+            return  # the self-test was of this machine
+        near = selftest.nearness(level.records, level.load_end_s or 0.0, level.health.processes)
+        level.notes += [] if near is None else [near]

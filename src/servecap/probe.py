@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
+from servecap.living import Living
 from servecap.measure import OnProgress, measure, run_async
 from servecap.preflight import Prepared, prepare
 from servecap.run import Run
@@ -17,6 +19,9 @@ from servecap.workers import wanted
 from servecap.workload import source, tokens
 
 _NATURAL_TOKENS = 200  # assumed for the ramp only, where an answer's length is the model's choice
+
+
+LevelProbe = Callable[[Scenario, Path, OnProgress | None], Run]
 
 
 class TargetSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +63,7 @@ class Bench:
             scenario,
             self.prepared,
             self.workload.requests(scenario.seed),
-            response_guess_s=self.prepared.response_guess_s(self._output_tokens()),
+            response_guess_s=self._response_guess_s(),
             out=out,
             workload_note=self.workload.note,
             count_tokens=self._counter(),
@@ -66,6 +71,33 @@ class Bench:
             workers=self._workers if self._ray else self._workers or wanted(scenario),
             ray=self._ray,
         )
+
+    @contextmanager
+    def levels(self, seed: int, timeouts: Timeouts) -> Iterator[LevelProbe]:
+        """Measures scenarios one after another under one load that lives on between them.
+
+        Where several processes make the load, each level starts anew.
+        """
+        living = Living(
+            self.prepared,
+            timeouts,
+            self.workload.requests(seed),
+            response_guess_s=self._response_guess_s(),
+            workload_note=self.workload.note,
+            count_tokens=self._counter(),
+        )
+
+        def level(scenario: Scenario, out: Path, on_progress: OnProgress | None) -> Run:
+            if self._ray or (self._workers or wanted(scenario)) > 1:
+                living.rest()
+                return self.run(scenario, out, on_progress)
+            return living.level(scenario, out, on_progress)
+
+        with living:
+            yield level
+
+    def _response_guess_s(self) -> float:
+        return self.prepared.response_guess_s(self._output_tokens())
 
     def _output_tokens(self) -> float:
         asked = [r.max_output_tokens for r in islice(self.workload.requests(0), 50)]

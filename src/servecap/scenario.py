@@ -83,6 +83,8 @@ class ClosedLoop(
     `queue`: the classic stop rule, that many requests in all, all users starting at once.
     `each`: the older test, every user sends that many requests and leaves.
     `ramp_s`: users start spread over this time; None: over one cycle (response + mean think).
+    `users_before`: so many were there already and go on, those above `users` leave after their
+    answer, and only newcomers ramp in; None: all start anew.
     Think times are uniform within `think_s`, unless `think` tells another distribution.
     """
 
@@ -92,6 +94,7 @@ class ClosedLoop(
     each: int | None = None
     ramp_s: float | None = None
     think: Think | None = None
+    users_before: int | None = None
 
     @property
     def think_mean_s(self) -> float:
@@ -117,7 +120,8 @@ class OpenLoop(
 
     `arrivals`: gaps that are equal (constant), without memory (poisson), gamma distributed with
     standard deviation over mean `cv`, or those of the workload's trace (trace; `rate_rps` is then
-    the mean over it). With a `schedule` the rate changes with time.
+    the mean over it). With a `schedule` the rate changes with time. `rate_before_rps`: the load
+    went on from that rate; None: it starts anew.
     """
 
     rate_rps: float
@@ -125,6 +129,7 @@ class OpenLoop(
     cv: float = 1.0
     schedule: Schedule | None = None
     max_in_flight: int = 20_000
+    rate_before_rps: float | None = None
 
     @property
     def stationary(self) -> bool:

@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from statistics import fmean
 
-from servecap import __version__, steady
+import msgspec
+
+from servecap import __version__, rand, steady
 from servecap.emulate.answers import AnswerLengths, count_tokens
 from servecap.engine.engine import Engine, EngineRequest, Step
 from servecap.engine.spec import EngineSpec, build
-from servecap.load import Feed, feed_for
+from servecap.level import gone_on, shifted
+from servecap.load import Feed, change, feed_for
 from servecap.record import (
     NOT_SENT,
     Arrival,
@@ -26,8 +29,8 @@ from servecap.record import (
     Times,
     TokenSource,
 )
-from servecap.run import Header, Run, Status
-from servecap.scenario import OpenLoop, Scenario, Target
+from servecap.run import Header, Probe, Run, Status
+from servecap.scenario import Load, OpenLoop, Scenario, Target
 
 NATURAL_MEAN_TOKENS = 200.0  # of answers that the model ends by itself, as in the emulator
 _TICK_S = 0.2  # how often a measured run looks whether it may stop, and at timeouts
@@ -52,11 +55,50 @@ def simulate(
     Raises:
         UsageError: the engine cannot be built: an unknown name, or the model does not fit.
     """
-    engine = build(spec)
     first = list(islice(requests, _PEEK))
-    feed = feed_for(scenario, chain(first, requests), response_guess_s=idle_response_s(spec, first))
-    simulation = Simulation(scenario, engine, feed)
-    simulation.run()
+    simulation = _simulation(spec, scenario, chain(first, requests), idle_response_s(spec, first))
+    return _run(simulation.level(scenario), spec, scenario, workload_note)
+
+
+def simulated(
+    spec: EngineSpec, requests: Iterator[Request], *, seed: int = 0, workload_note: str = ""
+) -> Probe:
+    """Simulates scenarios one after another under one load that lives on between them.
+
+    As with a measured load, a level that was given up is its end: the next one starts anew.
+
+    Raises:
+        UsageError: the engine cannot be built.
+    """
+    first = list(islice(requests, _PEEK))
+    idle_s, every = idle_response_s(spec, first), chain(first, requests)
+    simulation: Simulation | None = None
+    before: Load | None = None
+    starts = 0
+
+    def probe(scenario: Scenario) -> Run:
+        nonlocal simulation, before, starts
+        if simulation is None:
+            start = msgspec.structs.replace(scenario, seed=rand.derive(seed, starts))
+            simulation, before, starts = _simulation(spec, start, every, idle_s), None, starts + 1
+        asked = gone_on(scenario, before)
+        found = simulation.level(asked)
+        before = scenario.load
+        if found.stop_reason.startswith(steady.GIVEN_UP):
+            simulation = None
+        return _run(found, spec, asked, workload_note)
+
+    return probe
+
+
+def _simulation(
+    spec: EngineSpec, scenario: Scenario, requests: Iterator[Request], idle_s: float
+) -> Simulation:
+    feed = feed_for(scenario, requests, response_guess_s=idle_s)
+    return Simulation(build(spec), feed, scenario.seed)
+
+
+def _run(found: Found, spec: EngineSpec, scenario: Scenario, workload_note: str) -> Run:
     kind = f"{spec.engine} on {spec.tp} x {spec.gpu}"
     header = Header(
         scenario=scenario,
@@ -65,12 +107,12 @@ def simulate(
         servecap_version=__version__,
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         status=Status.COMPLETE,
-        stop_reason=simulation.stop_reason,
-        load_end_s=simulation.load_end_s,
+        stop_reason=found.stop_reason,
+        load_end_s=found.load_end_s,
         workload_note=workload_note,
         notes=(f"predicted by the engine model ({kind}), not measured",),
     )
-    return Run(header=header, records=simulation.records)
+    return Run(header=header, records=found.records)
 
 
 def idle_response_s(spec: EngineSpec, requests: list[Request]) -> float:
@@ -110,41 +152,65 @@ class _Flight:
         self.chunk_s = Times()
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What one level came to; times count from its start."""
+
+    records: list[Record]
+    stop_reason: str
+    load_end_s: float
+
+
 class Simulation:
     """Owns the virtual clock: it goes from step to step, and from arrival to arrival when idle."""
 
-    def __init__(self, scenario: Scenario, engine: Engine, feed: Feed) -> None:
-        self._scenario = scenario
+    def __init__(self, engine: Engine, feed: Feed, seed: int) -> None:
         self._engine = engine
         self._feed = feed
-        self._enough = steady.Enough(scenario)
-        self._lengths = AnswerLengths(mean_tokens=NATURAL_MEAN_TOKENS, seed=scenario.seed)
+        self._lengths = AnswerLengths(mean_tokens=NATURAL_MEAN_TOKENS, seed=seed)
         self._flights: dict[int, _Flight] = {}
         self._sent = 0
-        self._ticks = 0
+        self._now_s: float | None = None  # None: nothing was simulated yet
+        self._step: Step | None = None  # that runs
+
+    def level(self, scenario: Scenario) -> Found:
+        """Runs to the scenario's own end, on from the level before if there was one.
+
+        What is in flight at the end is censored, and goes on into the next level.
+        """
+        self._scenario = scenario
+        self._enough = steady.Enough(scenario)
         load = scenario.load
         self._ceiling = load.max_in_flight if isinstance(load, OpenLoop) else None
-        self.records: list[Record] = []
-        self.stop_reason: str | None = None
-        self.load_end_s: float | None = None
+        self._records: list[Record] = []
+        self._ticks = 0
+        self._zero_s = self._now_s or 0.0
+        if self._now_s is not None:
+            change(self._feed, load, self._zero_s)
+        end_s, reason = self._ended_by(self._zero_s)
+        self._now_s = end_s
+        for flight in self._flights.values():
+            record = _record(flight, end_s, Outcome.CENSORED)
+            self._records.append(shifted(record, self._zero_s))
+        return Found(self._records, reason, end_s - self._zero_s)
 
-    def run(self) -> None:
-        """Runs to the scenario's own end; what is in flight then is censored."""
-        now_s = 0.0
-        while self.load_end_s is None:
-            self._take(now_s)
-            if self._feed.finished and not self._flights:
-                self._stop(now_s, "every request was sent and answered")
-                return
-            step = self._engine.step(now_s)
+    def _ended_by(self, now_s: float) -> tuple[float, str]:
+        """When the level ended, and why."""
+        while True:
+            if self._step is None:
+                self._take(now_s)
+                if self._feed.finished and not self._flights:
+                    return now_s, "every request was sent and answered"
+                self._step = self._engine.step(now_s)
+            step = self._step
             next_s = self._feed.next_s() if step is None else step.end_s
-            if next_s is None or self._stopped_before(next_s):
-                break
-            now_s = next_s
+            if next_s is None:
+                return now_s, "nothing is left to send"
+            stopped = self._stopped_before(next_s)
+            if stopped is not None:
+                return stopped  # the step that runs is the next level's
+            now_s, self._step = next_s, None
             if step is not None:
                 self._hand_out(step)
-        if self.load_end_s is None:
-            self._stop(now_s, "nothing is left to send")
 
     def _take(self, now_s: float) -> None:
         for arrival in self._feed.take(now_s):
@@ -177,16 +243,15 @@ class Simulation:
         end_s = arrival.planned_s + _REFUSAL_S
         self._ended(_record(flight, end_s, outcome, error=why, status=status))
 
-    def _stopped_before(self, next_s: float) -> bool:
+    def _stopped_before(self, next_s: float) -> tuple[float, str] | None:
         """Looks at the stop rule and the timeouts at each tick up to *next_s*."""
-        while (tick_s := (self._ticks + 1) * _TICK_S) <= next_s:
+        while (tick_s := (self._ticks + 1) * _TICK_S) <= next_s - self._zero_s:
             self._ticks += 1
-            self._sweep(tick_s)
+            self._sweep(self._zero_s + tick_s)
             reason = self._enough.reason(tick_s)
             if reason is not None:
-                self._stop(tick_s, reason)
-                return True
-        return False
+                return self._zero_s + tick_s, reason
+        return None
 
     def _sweep(self, now_s: float) -> None:
         limits = self._scenario.timeouts
@@ -219,16 +284,10 @@ class Simulation:
                 self._ended(_record(flight, end_s, Outcome.OK, status=200))
 
     def _ended(self, record: Record) -> None:
-        self.records.append(record)
-        self._enough.note(record)
         self._feed.done(record)
-
-    def _stop(self, now_s: float, reason: str) -> None:
-        self.stop_reason = reason
-        self.load_end_s = now_s
-        for flight in self._flights.values():
-            self.records.append(_record(flight, now_s, Outcome.CENSORED))
-        self._flights.clear()
+        kept = shifted(record, self._zero_s)
+        self._records.append(kept)
+        self._enough.note(kept)
 
 
 def _record(
@@ -239,7 +298,8 @@ def _record(
     error: str | None = None,
     status: int | None = None,
 ) -> Record:
-    arrival, request, chunks = flight.arrival, flight.arrival.request, flight.chunk_s
+    arrival, request = flight.arrival, flight.arrival.request
+    chunks = Times(flight.chunk_s) if outcome is Outcome.CENSORED else flight.chunk_s
     ok = outcome is Outcome.OK
     return Record(
         request_id=request.request_id,

@@ -28,7 +28,7 @@ HOPELESS = 20  # requests that all fail before a run gives up
 DEAD = 1000  # failures in a row, at any time: without think time a dead server gets 10,000 a second
 HOPELESS_LEAST = 40  # requests that must show that there is no hope
 FAR_ABOVE = 1.5  # times its limit: a mean there is no matter of noise or of an overshoot
-_GIVEN_UP = "given up"
+GIVEN_UP = "given up"
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -43,7 +43,7 @@ def counted(records: Sequence[Record], window: Window) -> list[Record]:
 
 def given_up(window: Window) -> bool:
     """Whether the run was ended early because its load was far beyond what the SLO allows."""
-    return window.rule.startswith(_GIVEN_UP)
+    return window.rule.startswith(GIVEN_UP)
 
 
 def hopeless(records: Sequence[Record], scenario: Scenario) -> list[Record]:
@@ -55,13 +55,11 @@ def hopeless(records: Sequence[Record], scenario: Scenario) -> list[Record]:
     many failed; and when the last quarter is no better than the one before it. What runs over
     and still rises has no steady state to wait for.
     """
-    first: dict[int, float] = {}
-    for r in records:
-        first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
     if isinstance(scenario.load, ClosedLoop):
-        if len(first) < scenario.load.users:
+        first = joined(records, scenario.load)
+        if len(first) < newcomers(scenario.load):
             return []
-        ramped_s = max(first.values())
+        ramped_s = max(first.values(), default=0.0) + _leaving_s(records, scenario.load)
         records = [r for r in records if r.planned_s >= ramped_s]
     tail = [r for r in records if r.outcome not in _NOT_COUNTED]
     tail = tail[len(tail) // 2 :]
@@ -90,8 +88,9 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     """The measured window of a run whose load ended at *end_s* (seconds since its start).
 
     Classic runs (a fixed queue, or a fixed number of requests each) are measured whole. Otherwise
-    the window starts one cycle after the last user's first request, and later still where MSER-5
-    finds that the response times had not yet settled; it ends with the load, before the drain.
+    the window starts one cycle after the last user's first request (sooner where a population
+    went on from another load and only a part of it is new), and later still where MSER-5 finds
+    that the response times had not yet settled; it ends with the load, before the drain.
     """
     load = scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
@@ -106,7 +105,7 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     if not any(r.ok for r in ended):  # given up at once, mostly: nothing to settle
         return Window(start_s=0.0, end_s=end_s, rule="no request succeeded: the whole run")
     if scenario.stop.decide and (over := hopeless(ended, scenario)):
-        rule = f"{_GIVEN_UP}: far beyond the SLO and not recovering"
+        rule = f"{GIVEN_UP}: far beyond the SLO and not recovering"
         return Window(start_s=over[0].end_s, end_s=end_s, rule=rule)
     ramped_s = _ramped_s(records, scenario, ended)
     after = [r for r in ended if r.end_s >= ramped_s]
@@ -115,20 +114,54 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     # Just after the last one that is left out, or it would be counted and QPS be too high.
     start_s = ramped_s if skip == 0 else max(ramped_s, math.nextafter(after_s, math.inf))
     rule = "ramp-in and one cycle left out"
+    if isinstance(load, ClosedLoop) and load.users_before is not None:
+        rule = f"hand-over from {load.users_before} users left out"
     if skip:
         rule += f", {skip} more requests of warm-up (MSER-5)"
     return Window(start_s=min(start_s, end_s), end_s=end_s, rule=rule + ", drain cut off")
 
 
 def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Record]) -> float:
-    """One mean cycle after the last first request (open loop: one response after the start)."""
+    """When the load was as it shall be, and what came before it had worn off.
+
+    One mean cycle after the last user's first request. Where a population lived on from another
+    load, it is the part of a cycle that is the part of the population that is new; where users
+    left, one response more. Open loop: one response after the start.
+    """
     response_s = float(np.mean([r.e2e_s for r in ended[: max(1, len(ended) // 2)]]))
-    if not isinstance(scenario.load, ClosedLoop):
+    load = scenario.load
+    if not isinstance(load, ClosedLoop):
         return response_s
+    last_s = max(joined(records, load).values(), default=0.0)
+    cycle_s = response_s + load.think_mean_s
+    if load.users_before is None:
+        return last_s + cycle_s
+    # Those who left were in flight for one response more; what is new of the population settles.
+    left_s = response_s if load.users < load.users_before else 0.0
+    changed = abs(load.users - load.users_before) / max(load.users, load.users_before)
+    return last_s + left_s + changed * cycle_s
+
+
+def _leaving_s(records: Sequence[Record], load: ClosedLoop) -> float:
+    """How long those who are too many take to leave: a mean response, or nobody leaves."""
+    if load.users_before is None or load.users >= load.users_before or not records:
+        return 0.0
+    return float(np.mean([r.e2e_s for r in records]))
+
+
+def newcomers(load: ClosedLoop) -> int:
+    """How many users start in the run; those who went on into it from before do not."""
+    return max(0, load.users - (load.users_before or 0))
+
+
+def joined(records: Sequence[Record], load: ClosedLoop) -> dict[int, float]:
+    """When each newcomer was first due, in seconds since the run's start."""
+    start = load.users_before or 0
     first: dict[int, float] = {}
     for r in records:
-        first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
-    return max(first.values()) + response_s + scenario.load.think_mean_s
+        if start <= r.user < load.users:
+            first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
+    return first
 
 
 def drift(values: Sequence[float]) -> float | None:
@@ -237,7 +270,7 @@ class Enough:
         if stop.decide and len(self._records) >= self._look_for_hope:
             self._look_for_hope = len(self._records) + max(10, len(self._records) // 10)
             if hopeless(self._records, self._scenario):
-                return f"{_GIVEN_UP}: far beyond the SLO and not recovering"
+                return f"{GIVEN_UP}: far beyond the SLO and not recovering"
         if len(self._records) < self._look_again:
             return None
         # Looking costs time in proportion to the records, so look when there are 10% more.

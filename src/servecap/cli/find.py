@@ -129,7 +129,7 @@ def search_with(
         count += 1
         display = progress.Display(level, quiet=quiet, tried=tried)
         try:
-            return bench.run(level, out / f"{count:02d}-users-{level.users}", display)
+            return measured(level, out / f"{count:02d}-users-{level.users}", display)
         finally:
             display.close()
 
@@ -138,16 +138,17 @@ def search_with(
             tried.add(level.users, level.verdict)
         progress.say(level_line(level), quiet=quiet)
 
-    result = find(
-        probe,
-        scenario,
-        start=start,
-        max_users=max_users,
-        precision=precision,
-        confidence=confidence,
-        budget_s=budget_s,
-        on_level=on_level,
-    )
+    with bench.levels(scenario.seed, scenario.timeouts) as measured:
+        result = find(
+            probe,
+            scenario,
+            start=start,
+            max_users=max_users,
+            precision=precision,
+            confidence=confidence,
+            budget_s=budget_s,
+            on_level=on_level,
+        )
     if result.interrupted and not (result.levels and keep_partial):
         raise KeyboardInterrupt
     best = result.at_capacity

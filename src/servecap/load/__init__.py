@@ -8,9 +8,9 @@ from servecap.load.arrivals import OpenArrivals, TraceArrivals
 from servecap.load.feed import Feed
 from servecap.load.users import Users
 from servecap.record import Request
-from servecap.scenario import ClosedLoop, OpenLoop, Scenario
+from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario
 
-__all__ = ["Feed", "OpenArrivals", "TraceArrivals", "Users", "feed_for"]
+__all__ = ["Feed", "OpenArrivals", "TraceArrivals", "Users", "change", "feed_for"]
 
 
 def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_s: float) -> Feed:
@@ -27,3 +27,18 @@ def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_
             return TraceArrivals(requests)
         case OpenLoop() as load:
             return OpenArrivals(load, requests, seed=scenario.seed)
+
+
+def change(feed: Feed, load: Load, now_s: float) -> None:
+    """From *now_s* on, *feed* sends as *load* says, going on from what it did before.
+
+    Raises:
+        TypeError: the feed is of another kind, or of one that cannot change.
+    """
+    match feed, load:
+        case (Users(), ClosedLoop()):
+            feed.change(load, now_s)
+        case (OpenArrivals(), OpenLoop()):
+            feed.change(load, now_s)
+        case _:
+            raise TypeError(f"{type(feed).__name__} cannot go on as {load}")

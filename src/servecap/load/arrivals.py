@@ -14,15 +14,29 @@ class OpenArrivals:
 
     Each request is a user of its own. Arrivals are counted at rate 1 and put into time by the
     schedule; the k-th of a constant rate is due at exactly k / rate, so that no rounding adds up.
+    `change` goes on at another rate.
     """
 
     def __init__(self, load: OpenLoop, requests: Iterator[Request], *, seed: int) -> None:
         self._requests = requests
         self._course = schedule.course(load.rate_rps, load.schedule)
+        self._start_s, self._start_place = 0.0, 0.0  # of the course
         self._gap = _gaps(load, seed)
         self._count = 0
         self._place = self._gap() if self._gap is not None else 0.0
-        self._next_s = self._course.time_of(self._place)
+        self._next_s = self._time_of(self._place)
+
+    def change(self, load: OpenLoop, now_s: float) -> None:
+        """From *now_s* on, the rate of *load*; gaps are drawn as before."""
+        self._start_place += self._course.arrivals_by(now_s - self._start_s)
+        self._start_s = now_s
+        self._course = schedule.course(load.rate_rps, load.schedule)
+        if self._next_s is not None:
+            self._next_s = self._time_of(self._place)
+
+    def _time_of(self, place: float) -> float | None:
+        found_s = self._course.time_of(place - self._start_place)
+        return None if found_s is None else self._start_s + found_s
 
     def next_s(self) -> float | None:
         return self._next_s
@@ -37,7 +51,7 @@ class OpenArrivals:
             arrivals.append(Arrival(request, self._count, self._next_s))
             self._count += 1
             self._place = self._count if self._gap is None else self._place + self._gap()
-            self._next_s = self._course.time_of(self._place)
+            self._next_s = self._time_of(self._place)
         return arrivals
 
     def done(self, record: Record) -> None:
