@@ -35,6 +35,10 @@ def doubts(run: Run) -> list[str]:
     return [x for x in summarize(run).invalid_reasons if not x.startswith("client_limited")]
 
 
+def constant(rate_rps: float) -> OpenLoop:
+    return OpenLoop(rate_rps=rate_rps, arrivals="constant")
+
+
 async def fixed(call: Call) -> None:
     await call.answer(first_s=0.1)
 
@@ -99,7 +103,7 @@ def test_rates_go_on_from_each_other(tmp_path: Path) -> None:
         with bench.levels(0, ASKED.timeouts) as level:
             runs = [
                 level(
-                    msgspec.structs.replace(ASKED, load=OpenLoop(rate_rps=rate, arrivals="constant")),
+                    msgspec.structs.replace(ASKED, load=constant(rate)),
                     tmp_path / f"{rate}", None,
                 )
                 for rate in (30.0, 90.0)
