@@ -134,8 +134,8 @@ def in_browser(script: Script) -> Any:
     return asyncio.run(play())
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["en", "zh"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every section, long names and hostile text in it."""
     run = synthetic.run(server=True, timings="both", text=synthetic.HOSTILE)
     cells = [
@@ -149,7 +149,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_html(
         path, runs=[(run, summarize(run))], cells=cells, plan=plan(cells, Demand(10_000)),
-        title="A report " + "with-a-title-that-does-not-end" * 4,
+        title="A report " + "with-a-title-that-does-not-end" * 4, lang=request.param,
     )  # fmt: skip
     return path
 

@@ -8,8 +8,9 @@ Figures and units pass through holes as they are: they cannot differ between lan
 that the catalogue does not have stays English.
 
 Holes: `{x}` takes words that are themselves translated, `{x!}` foreign words that stay as they are
-(names, URLs, messages of a server), `{x@}` the same without blanks, `{x#}` one figure, `{x&}` a
-list as in "a, b and c", `{x,}` and `{x;}` lists separated by commas and semicolons.
+(names, URLs, messages of a server; not several sentences), `{x@}` the same without blanks, `{x#}`
+one figure, `{x&}` a list as in "a, b and c", `{x,}` and `{x;}` lists separated by commas and
+semicolons.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ Lang = Literal["en", "zh"]
 LANGS: tuple[str, ...] = get_args(Lang)
 
 _HOLE = re.compile(r"\{(\w+)([!#@&,;]?)\}")
-_FIGURE = re.compile(r"[~<>]?-?\d[\d,.]*(e[+-]?\d+)?%?( (s|ms|us|min))?|n/a|\?")
+_FIGURE = re.compile(r"[~<>]?-?\d([\d,.]*\d)?(e[+-]?\d+)?%?( (s|ms|us|min))?|n/a|\?")
 _ALIKE = re.compile(
     r"([~<>*=?]?[-+]?\d[\d,.]*%?|TP\d+|\bx\b|n/a|s|ms|us|min|h|tokens|[-+()<>=/~?*]|\s)*"
 )
 _SENTENCE_END = re.compile(r"(?<=\.)\s+(?=[A-Z*(\d])")
+_WORD = 12  # characters; what is longer is a clause, and a list of clauses takes commas
 _DEPTH = 8  # sentences within sentences; what a server says cannot make it endless
 
 # Columns and facts that hold names and words from elsewhere.
@@ -71,6 +73,10 @@ class Pattern(msgspec.Struct, frozen=True):
                 return None
             if kind == "@" and " " in found[name]:
                 return None
+            if kind == "!" and _SENTENCE_END.search(found[name]):
+                return None
+            if kind in "!@" and kind and end == len(text) and text.endswith("."):
+                return None  # the full stop is ours, not the name's
             at = end + len(literal)
         return found
 
@@ -198,6 +204,8 @@ def _filled(pattern: Pattern, found: dict[str, str], lang: str, depth: int) -> t
                 parts = [found[name]]
         said = [_say(part, lang, depth) for part in parts]
         joint = {"&": "、", ",": "，", ";": "；"}.get(kind, "")
+        if kind == "&" and any(len(piece) > _WORD for piece, _ in said):
+            joint = "，"
         told[name] = joint.join(piece for piece, _ in said)
         unknown = unknown or next((u for _, u in said if u), "")
     # Not str.format: a foreign text may hold braces.
