@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecap.cli import options, output, progress
+from servecap.cli.grouped import Grouped
 from servecap.cli.run import target_spec
 from servecap.errors import UsageError
 
@@ -21,10 +22,22 @@ if TYPE_CHECKING:
 SEARCH = "search.json"
 
 
-@click.command("find")
+@click.command(
+    "find",
+    cls=Grouped,
+    titles={
+        "url": "Server",
+        "start": "Search",
+        "workload": "Workload",
+        "slo": "Limits, users and end of each level",
+        "out": "Output",
+    },
+)
 @options.target_options
 @click.option("--start", type=int, default=8, show_default=True, help="Users of the first level.")
-@click.option("--max-users", type=int, default=10_000, show_default=True)
+@click.option(
+    "--max-users", type=int, default=10_000, show_default=True, help="No level above this."
+)
 @click.option(
     "--precision",
     default="5%",

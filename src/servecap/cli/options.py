@@ -144,9 +144,29 @@ judge_options = _stack(
         type=click.IntRange(1),
         help="Requests that must end in the measured window.  [default: 250]",
     ),
-    click.option("--max-duration", type=float, default=900.0, show_default=True, metavar="S"),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--request-timeout", type=float, default=600.0, show_default=True, metavar="S"),
+    click.option(
+        "--max-duration",
+        type=float,
+        default=900.0,
+        show_default=True,
+        metavar="S",
+        help="End after S seconds at the latest.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="The same seed asks the same things in the same order.",
+    ),
+    click.option(
+        "--request-timeout",
+        type=float,
+        default=600.0,
+        show_default=True,
+        metavar="S",
+        help="A request that takes longer has failed.",
+    ),
 )
 
 output_options = _stack(

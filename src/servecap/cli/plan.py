@@ -9,6 +9,7 @@ import click
 
 from servecap import slo as slos
 from servecap.cli import output, progress
+from servecap.cli.grouped import Grouped
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ class Share(click.ParamType[float]):
             self.fail(f"{value!r} is no share: write 20% or 0.2", param, ctx)
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=Grouped,
+    titles={
+        "users": "Demand",
+        "slo": "Limits and reserve",
+        "supply_file": "Nodes and prices",
+        "models": "Cells",
+        "engine": "Output",
+    },
+)
 @click.argument("matrix", type=click.Path())
 @click.option(
     "--users",
@@ -47,7 +58,9 @@ class Share(click.ParamType[float]):
     help="A day: CSV with a column users or requests_per_s, a row for each step.",
 )
 @click.option("--growth", type=Share(), default="0", help="Plan for so much more.")
-@click.option("--slo", default=slos.DEFAULT_SLO_TEXT, show_default=True)
+@click.option(
+    "--slo", default=slos.DEFAULT_SLO_TEXT, show_default=True, help="Cells that break it are out."
+)
 @click.option("--headroom", type=Share(), default="0", help="Users kept free on each instance.")
 @click.option("--spare-nodes", type=int, default=0, metavar="N", help="Any N nodes may fail.")
 @click.option("--zones", type=int, default=1, metavar="Z", help="Any one of Z zones may fail.")

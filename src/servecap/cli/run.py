@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecap.cli import options, output, progress, shapes
+from servecap.cli.grouped import Grouped
 from servecap.scenario import ClosedLoop, OpenLoop
 
 if TYPE_CHECKING:
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
     from servecap.workload.replay import Player
 
 
-@click.command("run")
+@click.command(
+    "run",
+    cls=Grouped,
+    titles={
+        "url": "Server",
+        "users": "Load",
+        "workload": "Workload",
+        "slo": "Limits, users and end of the run",
+        "out": "Output",
+    },
+)
 @options.target_options
 @click.option("--users", type=int, help="Users of the closed loop.  [default: 16]")
 @shapes.options

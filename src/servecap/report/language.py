@@ -178,7 +178,11 @@ def _by_sentences(text: str, lang: str, depth: int) -> tuple[str, str]:
     pieces = _SENTENCE_END.split(text)
     if len(pieces) > 1:
         told = [_say(piece, lang, depth + 1) for piece in pieces]
-        return "".join(piece for piece, _ in told), next((u for _, u in told if u), "")
+        joined = "".join(
+            f"{said} " if lost else said.removesuffix(".") + "。" if said.endswith(".") else said
+            for said, lost in told
+        )
+        return joined.rstrip(), next((lost for _, lost in told if lost), "")
     if text.endswith("."):
         body, unknown = _say(text[:-1], lang, depth + 1)
         return (text, unknown) if unknown else (body + "。", "")
