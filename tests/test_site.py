@@ -35,8 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_document_is_on_the_site(site: Path) -> None:
     for path in ROOT.glob("docs/*.md"):
-        page = (site / f"{path.stem}.html").read_text(encoding="utf-8")
-        assert f'href="{path.stem}.html' in page or path.stem == "index", path.name
+        assert (site / f"{path.stem}.html").is_file(), path.name
 
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:

@@ -28,7 +28,7 @@ def test_options_are_known_by_their_long_names(tmp_path: Path) -> None:
         "run: {users: 64, format: sharegpt, max_duration: 5, header: 'A: b', stream: false}\n"
         "find: {header: ['A: b', 'C: d'], max-users: 9}\n",
     )
-    found = config.read(path, COMMANDS)
+    found = config.read(path, COMMANDS, cli._command)
     assert found["run"] == {
         "users": 64,
         "data_format": "sharegpt",
@@ -52,13 +52,18 @@ def test_options_are_known_by_their_long_names(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        config.read(written(tmp_path, text), COMMANDS)
+        config.read(written(tmp_path, text), COMMANDS, cli._command)
     assert "\n" not in str(caught.value)
+
+
+def test_every_command_can_stand_in_a_file(tmp_path: Path) -> None:
+    text = "".join(f"{name}: {{}}\n" for name in COMMANDS)
+    assert set(config.read(written(tmp_path, text), COMMANDS, cli._command)) == set(COMMANDS)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        config.read(str(tmp_path / "none.yaml"), COMMANDS)
+        config.read(str(tmp_path / "none.yaml"), COMMANDS, cli._command)
 
 
 def test_the_command_line_goes_before_the_environment_and_that_before_the_file(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from servecap.cli.grouped import Grouped
 
 
 def command(name: str) -> click.Command:
-    found: click.Command = importlib.import_module(f"servecap.cli.{name.replace('-', '_')}").command
+    found = cli.cli.get_command(click.Context(cli.cli), name)
+    assert found is not None
     return found
 
 
@@ -29,11 +29,10 @@ def test_every_command_says_what_it_does_and_shows_an_example(name: str) -> None
     assert f"  servecap {name}" in text or name in ("demo", "self-test", "doctor", "workload")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", ["run", "find", "matrix", "plan", "compare"])
 def test_every_option_says_what_it_is(name: str) -> None:
     silent = [p.name for p in command(name).params if isinstance(p, click.Option) and not p.help]
-    allowed = {"title", "tp", "host", "seed", "scenario", "model", "gpu", "max_running", "api"}
-    assert set(silent) <= allowed
+    assert silent == []
 
 
 @pytest.mark.parametrize("name", ["run", "find", "plan"])

@@ -48,6 +48,12 @@ used; 4 the run is INVALID; 130 ended by Ctrl-C.
 """
 
 
+def _command(name: str) -> click.Command:
+    module = importlib.import_module(f"servecap.cli.{MODULES.get(name, name.replace('-', '_'))}")
+    command: click.Command = module.command
+    return command
+
+
 class _Lazy(click.Group):
     """Lists the commands without loading them."""
 
@@ -57,10 +63,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        name = MODULES.get(cmd_name, cmd_name.replace("-", "_"))
-        module = importlib.import_module(f"servecap.cli.{name}")
-        command: click.Command = module.command
-        return command
+        return _command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -72,7 +75,7 @@ def _configured(ctx: click.Context, _: click.Parameter, path: str | None) -> Non
     if path is not None:
         from servecap.cli import config
 
-        ctx.default_map = config.read(path, list(COMMANDS))
+        ctx.default_map = config.read(path, list(COMMANDS), _command)
 
 
 @click.group(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ from servecap.errors import UsageError
 _NOT_WRITTEN = ("help",)
 
 
-def read(path: str, commands: list[str]) -> dict[str, dict[str, Any]]:
+def read(
+    path: str, commands: list[str], load: Callable[[str], click.Command]
+) -> dict[str, dict[str, Any]]:
     """The defaults for each command, as click wants them: by the parameter's own name.
+
+    Args:
+        load: gives the command of a name.
 
     Raises:
         UsageError: the file cannot be read, or names a command or an option that there is not.
@@ -34,7 +39,7 @@ def read(path: str, commands: list[str]) -> dict[str, dict[str, Any]]:
     for name, options in found.items():
         if name not in commands:
             raise UsageError(f"--config {path!r}: {name!r} is no command{_near(name, commands)}")
-        command = importlib.import_module(f"servecap.cli.{name.replace('-', '_')}").command
+        command = load(name)
         defaults[name] = _of_command(path, name, command, options)
     return defaults
 
