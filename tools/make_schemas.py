@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from servecap.cell import Cell
+from servecap.engine.gpu_file import GpuFile
 from servecap.metrics import Summary
 from servecap.record import Counts, Record, Times
 from servecap.run import Header
@@ -22,6 +23,7 @@ TYPES: dict[str, tuple[Any, str]] = {
     "summary": (Summary, "summary.json: every figure of a run"),
     "search": (SearchResult, "search.json: what find found"),
     "cell": (Cell, "one cell of a matrix"),
+    "gpu": (GpuFile, "a GPU of one's own, in YAML: --gpu FILE"),
 }
 
 

@@ -165,3 +165,45 @@ def test_the_smallest_degree_that_is_named_really_fits() -> None:
 def _rows(name: str) -> list[dict[str, str]]:
     with (VALIDATION / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_experts_that_no_token_uses_are_not_read() -> None:
+    """Mixtral on an H100: one token touches 2 of 8 experts, 64 tokens nearly all."""
+    cost, shape, device = _cost("mixtral-8x7b", "h100-sxm", 2), model("mixtral-8x7b"), gpu("h100")
+    bandwidth = device.bandwidth_bytes_per_s * 0.75 * 2
+    assert cost.read_s(0) == pytest.approx(shape.always_bytes / bandwidth)
+    assert cost.read_s(1) == pytest.approx(
+        (shape.always_bytes + shape.expert_bytes / 4) / bandwidth
+    )
+    assert cost.read_s(64) == pytest.approx(
+        (shape.always_bytes + shape.expert_bytes * (1 - 0.75**64)) / bandwidth
+    )
+
+
+def test_layers_with_a_window_read_no_further_back() -> None:
+    cost = _cost("gpt-oss-20b", "h100-sxm", 1)
+    near, far = (StepWork(10, 10 * context, 0, 0.0, 0, 10) for context in (100, 1100))
+    each = 2 * 8 * 64 * 2 / (3350e9 * 0.8)  # of one layer and token
+    grown = cost.attention_s(far) - cost.attention_s(near)
+    assert grown == pytest.approx((12 * 10_000 + 12 * 280) * each)
+
+
+def test_quantised_weights_are_read_faster_and_multiplied_as_the_gpu_can() -> None:
+    whole, fp8, int4 = (_cost(f"llama-3.1-8b{s}", "h100-sxm", 1) for s in ("", "-fp8", "-awq"))
+    assert fp8.linear_read_s == pytest.approx(whole.linear_read_s / 2)
+    assert fp8.linear_token_s == pytest.approx(whole.linear_token_s * 989 / 1979)
+    assert int4.linear_read_s == pytest.approx(whole.linear_read_s * (4 + 20 / 128) / 16)
+    assert int4.linear_token_s == whole.linear_token_s
+    older = _cost("llama-3.1-8b-fp8", "a100-80gb", 1)  # no 8-bit floats: widened to 16 bits
+    assert older.linear_token_s == _cost("llama-3.1-8b", "a100-80gb", 1).linear_token_s
+    assert whole.output_read_s == int4.output_read_s  # the output layer stays in 16 bits
+
+
+def test_latent_attention_decodes_as_much_by_computing_as_by_reading() -> None:
+    """DeepSeek-V3: 1,152 bytes and 2 x 139,264 operations for each token and layer (TP1)."""
+    cost, device = _cost("deepseek-v3", "h200", 1), gpu("h200")
+    read_s = 1152 / (device.bandwidth_bytes_per_s * 0.8)
+    compute_s = 2 * 128 * (512 + 64 + 512) / (device.fp16_flops * 0.5)
+    assert cost.kv_token_s == pytest.approx(61 * math.hypot(read_s, compute_s))
+    # Prompts are computed head by head: 192 for the score, 128 for the value.
+    assert cost.pair_s == pytest.approx(61 * 2 * 128 * 320 / (device.fp16_flops * 0.5))

@@ -33,6 +33,15 @@ COST = StepCoefficients(
     1.1e-5,
     0.0017,
 )
+# The same with layers that see 90 tokens back, and experts of which few tokens touch but a few.
+SPARSE = StepCoefficients(
+    **{f: getattr(COST, f) for f in StepCoefficients.__struct_fields__[:12]},
+    window_tokens=90,
+    window_kv_token_s=2.9e-5,
+    window_pair_s=1.7e-8,
+    experts_read_s=0.0171,
+    unused_log=math.log1p(-1 / 8),
+)
 
 policies = st.one_of(
     st.builds(ChunkedPrefill, step_tokens=st.integers(1, 300), max_running=st.integers(1, 8)),
@@ -45,17 +54,19 @@ policies = st.one_of(
         decode_between=st.booleans(),
     ),
 )
+# To the microsecond: closer to each other than rounding errors, arrivals have no order.
+moments = st.floats(0, 3).map(lambda s: round(s, 6))
 # prompt, answer, reserved beyond the answer, think time
 requests = st.lists(
-    st.tuples(st.integers(1, 300), st.integers(1, 120), st.integers(0, 60), st.floats(0, 2)),
+    st.tuples(st.integers(1, 300), st.integers(1, 120), st.integers(0, 60), moments),
     min_size=1,
     max_size=40,
 )
 
 
-def reference(policy: Policy, traffic: Traffic) -> Answers:
+def reference(cost: StepCoefficients, policy: Policy, traffic: Traffic) -> Answers:
     """The same traffic on `Engine`, step by step."""
-    engine = Engine(COST, policy, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
+    engine = Engine(cost, policy, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
     n = len(traffic.prompt_tokens)
     times = np.full((4, n), np.nan)
     users = np.zeros(n, np.int64)
@@ -92,13 +103,21 @@ def traffic_of(starts: list[float], rows: list[tuple[int, int, int, float]]) -> 
 
 
 @settings(max_examples=300, deadline=None)
-@given(policies, st.lists(st.floats(0, 3), min_size=1, max_size=20), requests)
+@given(
+    st.sampled_from([COST, SPARSE]),
+    policies,
+    st.lists(moments, min_size=1, max_size=20),
+    requests,
+)
 def test_every_request_has_the_times_of_the_reference(
-    policy: Policy, starts: list[float], rows: list[tuple[int, int, int, float]]
+    cost: StepCoefficients,
+    policy: Policy,
+    starts: list[float],
+    rows: list[tuple[int, int, int, float]],
 ) -> None:
     traffic = traffic_of(starts, rows)
-    compiled = fast.serve(COST, policy, traffic, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
-    expected = reference(policy, traffic)
+    compiled = fast.serve(cost, policy, traffic, kv_tokens=KV_TOKENS, max_context_tokens=CONTEXT)
+    expected = reference(cost, policy, traffic)
     assert compiled.preemptions == expected.preemptions
     for name in ("user", "planned_s", "started_s", "first_s", "end_s"):
         np.testing.assert_allclose(

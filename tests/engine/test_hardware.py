@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from servecap.engine.hardware import GIB, gpu, gpus
@@ -16,6 +18,9 @@ from servecap.errors import UsageError
         ("a100 80g pcie", "A100-80GB-PCIe"),
         ("v100", "V100-SXM2-32GB"),
         ("Tesla V100-SXM2-32GB", "V100-SXM2-32GB"),
+        ("Tesla V100-SXM2-16GB", "V100-SXM2-16GB"),
+        ("v100 16gb pcie", "V100-PCIe-16GB"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
         ("v100s", "V100S-PCIe-32GB"),
         ("a30", "A30"),
         ("A30-24GB", "A30"),
@@ -41,6 +46,7 @@ def test_every_gpu_is_found_by_its_own_name_and_has_a_source() -> None:
         assert g.usable_bytes < g.memory_bytes
         assert 1e11 < g.bandwidth_bytes_per_s < 1e13
         assert 5e13 < g.fp16_flops < 5e15
+        assert (g.fp8_flops or g.int8_flops or 2 * g.fp16_flops) >= 1.9 * g.fp16_flops
         assert 1e10 < g.link_bytes_per_s < 1e12
 
 
@@ -60,3 +66,46 @@ def test_an_unknown_name_is_answered_with_near_or_all_names(text: str, near: str
         gpu(text)
     assert near in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SHEET = """
+name: X1
+memory_gib: 48
+memory: gddr
+bandwidth_gb_per_s: 900
+fp16_tflops: 120
+int8_tops: 240
+"""
+
+
+def test_a_file_describes_a_gpu_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "x1.yaml"
+    path.write_text(SHEET)
+    mine = gpu(str(path))
+    assert (mine.name, mine.memory_bytes, mine.bandwidth_bytes_per_s) == ("X1", 48 * GIB, 900e9)
+    assert mine.flops("int8") == 240e12
+    assert mine.flops("fp8") == mine.flops("fp16") == 120e12
+    assert (mine.fabric, mine.source) == ("pcie", "the user's file")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (SHEET.replace("memory_gib: 48", ""), "missing required field `memory_gib`"),
+        (SHEET + "memory_gb: 48", "unknown field `memory_gb`.*keys: name, memory_gib"),
+        (SHEET.replace("900", "-900"), "bandwidth_gb_per_s"),
+        (SHEET.replace("gddr", "sram"), "sram"),
+        ("name: [", "is no YAML"),
+        ("", "Expected `object`"),
+    ],
+)
+def test_a_gpu_file_that_makes_no_sense_is_told_in_one_line(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    path = tmp_path / "x1.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=why) as caught:
+        gpu(str(path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be read"):
+        gpu(str(tmp_path / "none.yaml"))

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from servecap.engine.model import from_config, model, presets
+from servecap.engine.config import from_config
+from servecap.engine.model import model, presets
+from servecap.engine.shape import Window
 from servecap.errors import UsageError
 
 # Parameter totals as published by the models' makers (sums over the checkpoints' tensors).
@@ -27,6 +29,41 @@ KNOWN_PARAMETERS = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.3-70b": 70_553_706_496,
+    "codellama-34b": 33_743_970_304,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "mistral-7b": 7_248_023_552,
+    "mistral-nemo-12b": 12_247_782_400,
+    "mistral-small-24b": 23_572_403_200,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_630_071_296,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v3": 671_026_419_200,
+    "deepseek-r1": 671_026_419_200,
+    # The published 1,026,470,731,056 hold a 32-bit scale for each block of 128 x 128 in fp8.
+    "kimi-k2": 1_026_408_232_448,
+    "gemma2-9b": 9_241_705_984,
+    "gemma2-27b": 27_227_128_320,
+    "gemma3-4b": 3_880_263_168,
+    "gemma3-12b": 11_766_034_176,
+    "gemma3-27b": 27_009_346_304,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "phi-4": 14_659_507_200,
+    "yi-34b": 34_388_917_248,
+    "internlm2-20b": 19_861_149_696,
 }
 
 LLAMA: dict[str, Any] = {
@@ -94,18 +131,24 @@ def test_biases_and_norms_that_families_add_are_counted() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"num_local_experts": 8}, "not modelled yet: it is a mixture of experts"),
-        ({"kv_lora_rank": 512}, "latent attention"),
-        ({"quantization_config": {"bits": 4}}, "quantised"),
-        ({"sliding_window": 128}, "slides over 128 tokens"),
+        ({"quantization_config": {"quant_method": "quip"}}, "quantised by 'quip'"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "'gptq' to 3 bits"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "None-bit None"),
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not one of llama"),
         ({"model_type": None}, "model_type None"),
         ({"hidden_size": None}, "has no hidden_size"),
         ({"vocab_size": "many"}, "vocab_size is 'many', not a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_key_value_heads": 3}, "not a multiple of"),
+        ({"sliding_window": "long"}, "sliding_window is 'long'"),
+        ({"model_type": "deepseek_v3"}, "has no kv_lora_rank"),
+        (
+            {"model_type": "qwen3_moe", "num_experts": 4, "moe_intermediate_size": 64,
+             "decoder_sparse_step": 2},
+            "only some of its layers have experts",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_modelled_or_makes_no_sense_is_refused(
     change: dict[str, Any], reason: str
 ) -> None:
@@ -118,6 +161,108 @@ def test_a_window_that_is_off_or_as_long_as_the_context_does_not_slide() -> None
     assert from_config({**LLAMA, "sliding_window": 512}, name="m") == plain
     off = {**LLAMA, "sliding_window": 64, "use_sliding_window": False}
     assert from_config(off, name="m") == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "layers"),
+    [
+        ({}, 12),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 6}, 6),
+        ({"model_type": "gemma2"}, 6),
+        ({"model_type": "gemma3_text"}, 10),  # every sixth layer sees all
+        ({"model_type": "qwen2", "max_window_layers": 8}, 4),
+    ],
+)
+def test_the_layers_that_slide_are_counted(change: dict[str, Any], layers: int) -> None:
+    twelve = {**LLAMA, "num_hidden_layers": 12, "sliding_window": 128}
+    assert from_config({**twelve, **change}, name="m").window == Window(layers=layers, tokens=128)
+
+
+def test_kv_bytes_of_latent_attention_are_the_same_on_every_gpu() -> None:
+    shape = model("deepseek-v3")
+    assert shape.kv_bytes_per_token == 61 * (512 + 64) * 2 == 70_272
+    assert shape.kv_bytes_per_token_per_gpu(8) == 70_272
+
+
+def test_a_window_saves_memory_beyond_its_length_where_the_engine_frees_it() -> None:
+    shape = model("gpt-oss-20b")  # 12 of 24 layers see 128 tokens; 8 KV heads of 64
+    each = 2 * 8 * 64 * 2
+    assert shape.kv_bytes_per_token_per_gpu(1) == 24 * each
+    assert shape.kv_bytes_per_token_per_gpu(1, context_tokens=128) == 24 * each
+    assert shape.kv_bytes_per_token_per_gpu(1, context_tokens=1280) == pytest.approx(13.2 * each)
+    assert shape.kv_bytes_per_token_per_gpu(8, context_tokens=1280) == pytest.approx(1.65 * each)
+
+
+def test_keys_and_values_in_eight_bits_take_half() -> None:
+    assert model("llama2-70b", kv_dtype="fp8").kv_bytes_per_token == 160 * 1024
+
+
+def test_experts_weigh_all_and_compute_some() -> None:
+    shape = model("mixtral-8x7b")
+    expert = 3 * 4096 * 14336
+    attention = 2 * 4096 * 4096 + 2 * 4096 * 1024
+    assert shape.expert_parameters == 32 * 8 * expert
+    assert shape.active_parameters == 32 * (attention + 4096 * 8 + 2 * expert)
+    assert model("deepseek-v3").active_parameters / 1e9 == pytest.approx(37, rel=0.05)  # "37B"
+    assert model("qwen3-30b-a3b").active_parameters / 1e9 == pytest.approx(3, rel=0.1)  # "A3B"
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("Qwen/Qwen2.5-72B-Instruct-AWQ", 4 + 20 / 128),
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int4", 4 + 20 / 128),
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8", 8),
+        ("RedHatAI/Meta-Llama-3.1-70B-Instruct-quantized.w8a8", 8),
+        ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8-dynamic", 8),
+        ("llama2-70b-fp16", 16),
+        ("deepseek-v3", 8),
+    ],
+)
+def test_names_tell_how_weights_are_stored(name: str, bits: float) -> None:
+    shape = model(name)
+    assert shape.weights.bits == bits
+    whole = 2 * shape.parameters
+    assert shape.weight_bytes == pytest.approx(
+        whole - shape.linear_parameters * (2 - bits / 8), abs=1
+    )
+
+
+def test_only_the_experts_of_gpt_oss_are_in_four_bits() -> None:
+    shape = model("gpt-oss-120b")
+    assert shape.weight_bytes / 1024**3 == pytest.approx(60.8, abs=0.1)  # as its makers say
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, "int8-weights"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+            "weights": {"num_bits": 8, "type": "int"},
+            "input_activations": {"num_bits": 8}}}}, "int8"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+            "weights": {"num_bits": 8, "type": "float"}}}}, "fp8"),
+    ],
+)  # fmt: skip
+def test_a_config_tells_how_weights_are_stored(given: dict[str, Any], name: str) -> None:
+    config = {**LLAMA, "quantization_config": given}
+    assert from_config(config, name="m").weights.name == name
+
+
+def test_the_format_may_be_said_apart_and_must_be_known() -> None:
+    assert model("llama2-70b", weights="awq") == model("llama2-70b-awq")
+    assert model("llama2-70b", weights="bf16") == model("llama2-70b")
+    with pytest.raises(UsageError, match="weights 'int3' is none of bf16, fp8"):
+        model("llama2-70b", weights="int3")
+
+
+def test_the_text_part_of_a_model_that_sees_is_taken() -> None:
+    text = {**LLAMA, "model_type": "gemma3_text"}
+    seeing = {"model_type": "gemma3", "text_config": text}
+    assert from_config(seeing, name="m") == from_config(text, name="m")
 
 
 def test_unknown_models_and_unreadable_files_are_told_in_one_line(tmp_path: Path) -> None:

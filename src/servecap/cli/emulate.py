@@ -11,7 +11,7 @@ from servecap.cli.progress import say
 
 @click.command("emulate")
 @click.option("--model", required=True, help="A preset such as llama-13b, or a config.json.")
-@click.option("--gpu", required=True, help="Such as a100-40gb, v100, a30, l4, h100.")
+@click.option("--gpu", required=True, help="Such as a100-40gb, v100, or a YAML file.")
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
@@ -20,6 +20,8 @@ from servecap.cli.progress import say
     show_default=True,
     help="Scheduler: chunked prefill (vllm), or prefill first (tgi, sglang).",
 )
+@click.option("--weights", help="Such as fp8 or awq.  [default: as the model says]")
+@click.option("--kv-dtype", type=click.Choice(["fp8", "int8"]), help="[default: 16 bits]")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True, help="0: any free one.")
 @click.option("--model-name", help="Name that clients use.  [default: the model]")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--profile", type=click.Path(exists=True), help="From `servecap calibrate`.")
 @click.option("--cells", type=click.Path(exists=True), help="Predict each row of this table (CSV).")
 @click.option("--model", help="A preset such as llama-13b, or a config.json; several by comma.")
-@click.option("--gpu", help="Such as a100-40gb; several by comma.")
+@click.option("--gpu", help="Such as a100-40gb, or a YAML file of one's own; several by comma.")
 @click.option("--tp", default="1", show_default=True, help="Tensor-parallel degrees, by comma.")
 @click.option(
     "--scenario", default="chat", show_default=True, help="chat, chat-zh, docqa or docqa-zh."
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     "--users", type=click.IntRange(1), help="Figures at that load.  [default: at capacity]"
 )
 @click.option("--queue", type=click.IntRange(0), help="Classic stop rule; 0: steady state.")
+@click.option(
+    "--weights",
+    help="bf16, fp8, int8, int8-weights, int4, awq, gptq or mxfp4.  [default: as the model says]",
+)
+@click.option(
+    "--kv-dtype", type=click.Choice(["fp8", "int8"]), help="Of keys and values.  [default: 16 bits]"
+)
 @click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
 @click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
@@ -110,6 +117,8 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
             "queue": given["queue"] if table else given["queue"] or 0,
             "max_waiting_tokens": given["max_waiting_tokens"],
             "reserve_tokens": given["reserve_tokens"],
+            "weights": given["weights"],
+            "kv_dtype": given["kv_dtype"],
         },
         Rules,
     )

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from servecap.engine.model import KvDtype
 from servecap.engine.spec import EngineKind, EngineSpec
 from servecap.errors import UsageError
 
@@ -26,6 +27,8 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tp: int = 1
     engine: EngineKind = "vllm"
     gpu_memory_gb: float | None = None
+    weights: str | None = None
+    kv_dtype: KvDtype | None = None
     max_running: int = 256
     host: str = "127.0.0.1"
     port: int = 0
@@ -55,6 +58,8 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             engine=self.engine,
             max_running=self.max_running,
             gpu_memory_gb=self.gpu_memory_gb,
+            weights=self.weights,
+            kv_dtype=self.kv_dtype,
         )
 
 

@@ -15,8 +15,9 @@ from typing import Protocol
 
 import msgspec
 
-from servecap.engine.hardware import Fabric, Gpu
-from servecap.engine.model import ModelShape
+from servecap.engine.gpu_file import Fabric
+from servecap.engine.hardware import Gpu
+from servecap.engine.shape import ModelShape
 
 # Share of the peak bandwidth that weights are read with. Source: fitted to 145 rows of Vidur's and
 # AIConfigurator's GEMM profiles on six GPUs, where the best value per GPU is 0.72 to 0.78.
@@ -120,7 +121,8 @@ DEFAULT_EFFICIENCY = Efficiency()
 class StepCoefficients(msgspec.Struct, frozen=True):
     """All numbers that a step's time depends on, in seconds; the compiled engine takes these.
 
-    `*_read_s`: to read the weights once; `*_token_s`: to multiply one token with them.
+    `*_read_s`: to read the weights once; `*_token_s`: to multiply one token with them. The fields
+    from `window_tokens` on are of layers with a sliding window and of routed experts: 0 without.
     """
 
     host_s: float
@@ -135,26 +137,47 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     allreduce_latency_s: float
     allreduce_token_s: float
     host_prompt_s: float = 0.0
+    window_tokens: float = 0.0
+    window_kv_token_s: float = 0.0
+    window_pair_s: float = 0.0
+    experts_read_s: float = 0.0
+    unused_log: float = 0.0  # log of the chance that a token does not use a given expert
 
     def step_s(self, work: StepWork) -> float:
         return self.parts(work).total_s
 
-    def parts(self, work: StepWork) -> StepParts:
-        """The step's seconds by what they are spent on."""
-        attention_s = (
+    def read_s(self, tokens: int) -> float:
+        """To read the layers' weights that so many tokens need.
+
+        Routed experts that no token uses are not read; routing is taken as even: of E experts,
+        of which each token uses k, n tokens touch E (1 - (1 - k / E)^n) on average.
+        """
+        return self.linear_read_s + self.experts_read_s * -math.expm1(tokens * self.unused_log)
+
+    def attention_s(self, work: StepWork) -> float:
+        """Where a layer has a window, the mean context is cut to it, not each sequence's own."""
+        w = self.window_tokens
+        context = min(work.decode_context, w * work.decode_sequences)
+        prefix = min(work.prefill_context, w * work.prefill_sequences)
+        return (
             (work.decode_context + work.prefill_context) * self.kv_token_s
             + work.prefill_pairs * self.pair_s
+            + (context + prefix) * self.window_kv_token_s
+            + min(work.prefill_pairs, w * work.prefill_tokens) * self.window_pair_s
         )  # fmt: skip
+
+    def parts(self, work: StepWork) -> StepParts:
+        """The step's seconds by what they are spent on."""
         return StepParts(
             host_s=self.host_s
             + self.host_sequence_s * work.sampled
             + self.host_prompt_s * work.prefill_sequences,
             floor_s=self.floor_s,
-            linear_s=math.hypot(self.linear_read_s, work.tokens * self.linear_token_s),
+            linear_s=math.hypot(self.read_s(work.tokens), work.tokens * self.linear_token_s),
             output_layer_s=math.hypot(self.output_read_s, work.sampled * self.output_token_s)
             if work.sampled
             else 0.0,
-            attention_s=attention_s,
+            attention_s=self.attention_s(work),
             allreduce_s=self.allreduce_latency_s + work.tokens * self.allreduce_token_s,
         )
 
@@ -172,31 +195,58 @@ def roofline(
     the time to compute: measured utilisations bend as softly around the roofline's knee. On 145
     measured rows of six GPUs (1 to 8192 tokens) the mean error of that curve is 3 to 7% per GPU.
     """
-    flops = gpu.fp16_flops * gpu.gemm_share * efficiency.gemm * tp
+    reached = gpu.gemm_share * efficiency.gemm * tp
+    flops = gpu.flops(model.weights.numbers) * reached
+    always_flops = gpu.fp16_flops * reached if model.weights.experts_only else flops
     better = GDDR_READ_FACTOR if gpu.memory == "gddr" else 1.0
     read_share = min(1.0, efficiency.weight_read_share * better)
     bandwidth = gpu.bandwidth_bytes_per_s * read_share * tp
-    bytes_each = model.weight_bytes_each
-    kv_bandwidth = gpu.bandwidth_bytes_per_s * efficiency.kv_read_share
-    # A pair costs a multiply-add for the score and one for the value, per head dimension.
-    pair_flops = 4 * model.layers * model.heads * model.head_dim
+    routed = model.active_parameters - model.always_parameters
+    kv_s = _cached_token_s(model, gpu, tp, efficiency)
+    # A multiply-add is two operations.
+    pair_flops = gpu.fp16_flops * efficiency.attention_flops_share * tp
+    pair_s = 2 * model.pair_multiplications / pair_flops
+    sliding = model.window.layers if model.window else 0
     ring = AllReduce.between(gpu, tp, efficiency)
     reduces = 2 * model.layers  # after attention and after the feed-forward part
     per_token = ring.seconds(model.hidden * 2) - ring.seconds(0)
+    experts = model.experts
     return StepCoefficients(
         host_s=host.step_s,
         host_sequence_s=host.sequence_s,
         floor_s=model.layers * host.layer_floor_s,
-        linear_read_s=model.linear_parameters * bytes_each / bandwidth,
-        linear_token_s=2 * model.linear_parameters / flops,
-        output_read_s=model.head_parameters * bytes_each / bandwidth,
-        output_token_s=2 * model.head_parameters / flops,
-        kv_token_s=model.kv_bytes_per_token_per_gpu(tp) / kv_bandwidth,
-        pair_s=pair_flops / (gpu.fp16_flops * efficiency.attention_flops_share * tp),
+        linear_read_s=model.always_bytes / bandwidth,
+        linear_token_s=2 * (model.always_parameters / always_flops + routed / flops),
+        output_read_s=model.head_parameters * 2 / bandwidth,
+        output_token_s=2 * model.head_parameters / (gpu.fp16_flops * reached),
+        kv_token_s=(model.layers - sliding) * kv_s,
+        pair_s=(model.layers - sliding) * pair_s,
         allreduce_latency_s=reduces * ring.seconds(0),
         allreduce_token_s=reduces * per_token,
         host_prompt_s=host.prompt_s,
+        window_tokens=model.window.tokens if model.window else 0.0,
+        window_kv_token_s=sliding * kv_s,
+        window_pair_s=sliding * pair_s,
+        experts_read_s=model.expert_bytes / bandwidth,
+        unused_log=_unused_log(experts.used, experts.count) if experts else 0.0,
     )
+
+
+def _cached_token_s(model: ModelShape, gpu: Gpu, tp: int, efficiency: Efficiency) -> float:
+    """To read one cached token in one layer and to multiply a query with it.
+
+    The work matters for latent attention only: some 240 operations for each byte, as many as the
+    GPU can do while it reads one.
+    """
+    read_s = model.kv_bytes_per_layer(tp) / (gpu.bandwidth_bytes_per_s * efficiency.kv_read_share)
+    if model.latent is None:
+        return read_s
+    flops = gpu.fp16_flops * efficiency.attention_flops_share * tp
+    return math.hypot(read_s, 2 * model.cached_pair_multiplications / flops)
+
+
+def _unused_log(used: int, count: int) -> float:
+    return math.log1p(-used / count) if used < count else -math.inf
 
 
 class AllReduce(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,13 +7,15 @@ import difflib
 import functools
 import importlib.resources
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from servecap.engine import gpu_file
+from servecap.engine.gpu_file import Fabric
+from servecap.engine.shape import Numbers
 from servecap.errors import UsageError
-
-Fabric = Literal["nvswitch", "nvlink-mesh", "pcie", "infinity-fabric", "hccs"]
 
 GIB = 1024**3
 
@@ -29,11 +31,12 @@ _INLINE_ECC_SHARE = 15 / 16
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One accelerator. Rates are peaks; flops are dense fp16 with fp32 accumulation.
+    """One accelerator. Rates are peaks; flops are dense, with fp32 accumulation.
 
     `link_bytes_per_s` is one direction, per GPU. Bridges between pairs of PCIe cards are left
     out: a machine may or may not have them. `gemm_share`: of the peak flops, that large matrix
-    multiplications reach.
+    multiplications reach. `fp8_flops`, `int8_flops`: None where its matrix units do not know such
+    numbers. `by_name`: its name without the memory may mean it, too.
 
     Source:
         Each row of data/gpus.csv names its own. `gemm_share` of A40, A100, H100, H200, L40S and
@@ -45,8 +48,11 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     memory_bytes: int  # as on the label, in binary gigabytes
     memory: Literal["hbm", "gddr"]
     inline_ecc: bool
+    by_name: bool = True
     bandwidth_bytes_per_s: float
     fp16_flops: float
+    fp8_flops: float | None = None
+    int8_flops: float | None = None
     gemm_share: float
     fabric: Fabric
     link_bytes_per_s: float
@@ -60,6 +66,11 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ecc = _INLINE_ECC_SHARE if self.inline_ecc else 1.0
         return int(self.memory_bytes * ecc * _USABLE_SHARE)
 
+    def flops(self, numbers: Numbers) -> float:
+        """Peak for such numbers; where it has none, they are widened to 16 bits first."""
+        own = {"fp16": None, "fp8": self.fp8_flops, "int8": self.int8_flops}[numbers]
+        return self.fp16_flops if own is None else own
+
     @property
     def memory_gib(self) -> float:
         return self.memory_bytes / GIB
@@ -72,41 +83,67 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(_from_row(row) for row in csv.DictReader(text.splitlines()))
 
 
+_TEXTS = ("name", "memory", "fabric", "source")
+
+
 def _from_row(row: dict[str, str]) -> Gpu:
-    return msgspec.convert(
-        {
-            "name": row["name"],
-            "memory_bytes": int(float(row["memory_gib"]) * GIB),
-            "memory": row["memory"],
-            "inline_ecc": row["inline_ecc"] == "yes",
-            "bandwidth_bytes_per_s": float(row["bandwidth_gb_per_s"]) * 1e9,
-            "fp16_flops": float(row["fp16_tflops"]) * 1e12,
-            "gemm_share": float(row["gemm_share"] or _DEFAULT_GEMM_SHARE),
-            "fabric": row["fabric"],
-            "link_bytes_per_s": float(row["link_gb_per_s"]) * 1e9,
-            "link": row["link"],
-            "confidence": row["confidence"],
-            "source": row["source"],
-        },
-        Gpu,
+    sheet: dict[str, str | float | bool] = {key: row[key] for key in _TEXTS}
+    sheet["inline_ecc"] = row["inline_ecc"] == "yes"
+    for key in gpu_file.GpuFile.__struct_fields__:
+        if key not in sheet and row[key]:
+            sheet[key] = float(row[key])
+    return _from_sheet(
+        msgspec.convert(sheet, gpu_file.GpuFile),
+        by_name=row["by_name"] == "yes",
+        link=row["link"],
+        confidence=row["confidence"],
+    )
+
+
+def _from_sheet(sheet: gpu_file.GpuFile, *, by_name: bool, link: str, confidence: str) -> Gpu:
+    """The sheet's figures in bytes and flops."""
+    return Gpu(
+        name=sheet.name,
+        memory_bytes=int(sheet.memory_gib * GIB),
+        memory=sheet.memory,
+        inline_ecc=sheet.inline_ecc,
+        by_name=by_name,
+        bandwidth_bytes_per_s=sheet.bandwidth_gb_per_s * 1e9,
+        fp16_flops=sheet.fp16_tflops * 1e12,
+        fp8_flops=None if sheet.fp8_tflops is None else sheet.fp8_tflops * 1e12,
+        int8_flops=None if sheet.int8_tops is None else sheet.int8_tops * 1e12,
+        gemm_share=sheet.gemm_share or _DEFAULT_GEMM_SHARE,
+        fabric=sheet.fabric,
+        link_bytes_per_s=sheet.link_gb_per_s * 1e9,
+        link=link,
+        confidence=confidence,
+        source=sheet.source,
     )
 
 
 def gpu(name: str, *, memory_gb: float | None = None) -> Gpu:
-    """The GPU with that name, written as in the table, by nvidia-smi or in short.
+    """The GPU with that name, written as in the table, by nvidia-smi or in short; or the one that
+    the YAML file of that name describes (`GpuFile`).
 
     Where the name leaves the form factor open, the first row of the table is meant (SXM before
     PCIe). It must not leave the memory open: "a100" alone needs *memory_gb*.
 
     Raises:
-        UsageError: unknown (the near names are listed), or the memory is not clear.
+        UsageError: unknown (the near names are listed), the memory is not clear, or the file
+            makes no sense.
 
     >>> gpu("a100-40gb").name, gpu("v100").name, gpu("NVIDIA A100-PCIE-40GB").name
     ('A100-40GB-SXM', 'V100-SXM2-32GB', 'A100-40GB-PCIe')
     """
+    if name.endswith((".yaml", ".yml")):
+        sheet = gpu_file.read(Path(name))
+        return _from_sheet(sheet, by_name=False, link=sheet.fabric, confidence="the user's own")
     wanted = _words(name)
     found = [g for g in gpus() if wanted and wanted <= _all_words(g)]
-    if memory_gb is not None:
+    if memory_gb is None:
+        size = {word for word in wanted if re.fullmatch(r"\d+gb", word)}
+        found = [g for g in found if g.by_name or size or wanted == _words(g.name)]
+    else:
         found = [g for g in found if abs(g.memory_gib - memory_gb) < 1]
     if not found:
         raise UsageError(_unknown(name, memory_gb))

@@ -2,14 +2,14 @@
 
 Arrays that the functions share: `c` as StepCoefficients, `state` and `seq` by the indices below,
 `running` oldest first, `waiting` from HEAD to TAIL, `times` by request.
-
-Numba's cache on disk looks at each file alone: after a change here, change or touch kernel.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from servecap.engine.kv import BLOCK_TOKENS
@@ -27,9 +27,14 @@ except ImportError:  # the extra is not installed
 
 else:
     COMPILED = True
+    # Numba looks for cached code by the name and the text of a function's own file, and would go on
+    # with what it calls in other files as these once were. So the name tells all their texts.
+    _TEXTS = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("kernel*.py")))
+    _VERSION = hashlib.sha256(_TEXTS).hexdigest()[:12]
 
     def compiled(function: F) -> F:
         """*function* as machine code, kept on disk between runs."""
+        function.__qualname__ += f"_{_VERSION}"
         return cast(F, njit(cache=True)(function))
 
 
@@ -46,34 +51,58 @@ def blocks_for(tokens: int) -> int:
 
 
 @compiled
+def _linear_s(c: Any, tokens: float) -> float:
+    """The layers' matrices for so many tokens."""
+    read_s = c[3]
+    if c[15] > 0:
+        read_s -= c[15] * math.expm1(tokens * c[16])
+    return float(math.sqrt(read_s * read_s + (tokens * c[4]) ** 2))
+
+
+@compiled
 def step_s(c: Any, decodes: int, context: float, sums: Any) -> float:
     """As `StepCoefficients.step_s`; *sums* as in `_chunk`."""
     tokens = decodes + sums[0]
     sampled = decodes + sums[3]
-    gpu = math.sqrt(c[3] * c[3] + (tokens * c[4]) ** 2)
+    gpu = _linear_s(c, tokens)
     if sampled > 0:
         gpu += math.sqrt(c[5] * c[5] + (sampled * c[6]) ** 2)
     gpu += (context + sums[2]) * c[7] + sums[1] * c[8] + c[9] + tokens * c[10]
+    if c[12] > 0:
+        gpu += (min(context, c[12] * decodes) + min(sums[2], c[12] * sums[4])) * c[13]
+        gpu += min(sums[1], c[12] * sums[0]) * c[14]
     return float(c[0] + c[1] * sampled + c[11] * sums[4] + max(c[2], gpu))
+
+
+@compiled
+def _growing_s(floor: float, first: float, more: float, steps: int) -> float:
+    """Steps that each take *more* than the one before, but none less than *floor*."""
+    floored = 0
+    if first < floor:
+        floored = steps
+        if more > 0:
+            floored = min(steps, math.ceil((floor - first) / more))
+    rest = steps - floored
+    first += floored * more
+    return float(floored * floor + rest * first + more * (rest * (rest - 1) / 2))
 
 
 @compiled
 def _run_s(c: Any, decodes: int, context: float, steps: int) -> float:
     """Seconds of so many decode steps in a row; *context* grows by *decodes* with each."""
     host = c[0] + c[1] * decodes
-    gpu = math.sqrt(c[3] * c[3] + (decodes * c[4]) ** 2)
+    gpu = _linear_s(c, decodes)
     gpu += math.sqrt(c[5] * c[5] + (decodes * c[6]) ** 2)
     gpu += context * c[7] + c[9] + decodes * c[10]
     more = decodes * c[7]  # that each step takes longer than the one before
-    floored = 0
-    if gpu < c[2]:
-        floored = steps
-        if more > 0:
-            floored = min(steps, math.ceil((c[2] - gpu) / more))
-    rest = steps - floored
-    first = gpu + floored * more
-    total = steps * host + floored * c[2] + rest * first + more * (rest * (rest - 1) / 2)
-    return float(total)
+    if c[12] == 0:
+        return float(steps * host + _growing_s(c[2], gpu, more, steps))
+    inside = 0  # steps before the mean context fills the window
+    if context < c[12] * decodes:
+        inside = min(steps, math.ceil((c[12] * decodes - context) / decodes))
+    total = _growing_s(c[2], gpu + context * c[13], more + decodes * c[13], inside)
+    gpu += inside * more + c[12] * decodes * c[13]
+    return float(steps * host + total + _growing_s(c[2], gpu, more, steps - inside))
 
 
 @compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servecap.engine.hardware import GIB, Gpu
-from servecap.engine.model import ModelShape
+from servecap.engine.shape import ModelShape
 from servecap.errors import UsageError
 
 # vLLM's default: the share of the memory that the engine may take.
@@ -25,7 +25,10 @@ def activation_bytes(model: ModelShape, tp: int, *, step_tokens: int, sequences:
     Four vectors of the hidden size (input, residual, q/k/v, output) and the two halves of the
     gated feed-forward part live at once, in 16 bits; logits are sampled in 32 bits, twice.
     """
-    per_token = (4 * model.hidden + 2 * -(-model.intermediate // tp)) * 2
+    width = model.intermediate
+    if (e := model.experts) is not None:  # each token passes through several narrow ones
+        width = e.used * e.intermediate + e.shared_intermediate
+    per_token = (4 * model.hidden + 2 * -(-width // tp)) * 2
     return step_tokens * per_token + sequences * model.vocabulary * 4 * 2
 
 
@@ -52,6 +55,7 @@ def kv_tokens(
     step_tokens: int,
     sequences: int,
     memory_share: float = MEMORY_SHARE,
+    context_tokens: float | None = None,
 ) -> int:
     """Tokens whose keys and values fit beside the weights.
 
@@ -59,6 +63,8 @@ def kv_tokens(
         step_tokens: most tokens computed in one step.
         sequences: most sequences that run at once.
         memory_share: of the GPU's memory, that the engine may take.
+        context_tokens: mean length of the sequences, where the engine frees what has left a
+            layer's window; None: it keeps all. (The pool is counted in whole tokens.)
     Raises:
         UsageError: the heads cannot be divided by *tp*, or the model does not fit; the message
             says how much memory is missing and the smallest degree that fits.
@@ -71,7 +77,7 @@ def kv_tokens(
     room = kv_room_bytes(
         model, gpu, tp, step_tokens=step_tokens, sequences=sequences, memory_share=memory_share
     )
-    per_token = model.kv_bytes_per_token_per_gpu(tp)
+    per_token = model.kv_bytes_per_token_per_gpu(tp, context_tokens=context_tokens)
     least = min(_LEAST_CONTEXT_TOKENS, model.max_context_tokens) * per_token
     if room < least:
         smallest = _smallest_tp(model, gpu, step_tokens=step_tokens, sequences=sequences)
@@ -80,7 +86,7 @@ def kv_tokens(
             f"{model.name} ({model.weight_bytes / GIB:.1f} GiB of weights) does not fit on "
             f"{tp} x {gpu.name}: {(least - room) / GIB:.1f} GiB too little per GPU; {advice}"
         )
-    return room // per_token
+    return int(room // per_token)
 
 
 def _smallest_tp(model: ModelShape, gpu: Gpu, *, step_tokens: int, sequences: int) -> int | None:

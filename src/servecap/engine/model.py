@@ -1,4 +1,4 @@
-"""Shapes of dense decoder-only models, read from a Hugging Face config.json."""
+"""Models by name: the built-in ones, and those whose config.json is there."""
 
 from __future__ import annotations
 
@@ -6,151 +6,16 @@ import difflib
 import functools
 import importlib.resources
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from servecap.engine.config import from_config
+from servecap.engine.shape import FORMATS, ModelShape
 from servecap.errors import UsageError
 
-# Families whose block is: RMSNorm, q/k/v/o projections, RMSNorm, gate/up/down projections.
-_GATED_BLOCKS = ("llama", "mistral", "qwen2", "qwen3", "internlm", "internlm2", "yi")
-_MOE_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
-
-
-class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A dense transformer with multi-head or grouped-query attention, in 16-bit numbers.
-
-    `qkv_biases`: whether the q, k and v projections have a bias (they are counted, as memory);
-    `head_norms`: whether q and k are normalised per head (Qwen 3).
-    """
-
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocabulary: int
-    max_context_tokens: int
-    tied_embeddings: bool = False
-    qkv_biases: bool = False
-    o_bias: bool = False
-    head_norms: bool = False
-    weight_bytes_each: int = 2
-    kv_bytes_each: int = 2
-
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of the layers' matrices: each is multiplied with every token."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def head_parameters(self) -> int:
-        """Weights of the output layer: multiplied with the tokens that are sampled only."""
-        return self.hidden * self.vocabulary
-
-    @property
-    def parameters(self) -> int:
-        """All weights, biases and norms."""
-        norms = self.layers * 2 * self.hidden + self.hidden
-        if self.head_norms:
-            norms += self.layers * 2 * self.head_dim
-        biases = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_biases else 0
-        biases += self.hidden if self.o_bias else 0
-        embeddings = self.head_parameters * (1 if self.tied_embeddings else 2)
-        return self.linear_parameters + embeddings + norms + self.layers * biases
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * self.weight_bytes_each
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Keys and values of one token in all layers, over all GPUs (no head is stored twice).
-
-        Source: 2 x layers x kv_heads x head_dim x bytes (FlashAttention, PagedAttention papers).
-        """
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_bytes_each
-
-    def kv_bytes_per_token_per_gpu(self, tp: int) -> int:
-        """The share of one GPU of *tp*; with more GPUs than KV heads, heads are copied."""
-        heads = -(-self.kv_heads // tp)
-        return 2 * self.layers * heads * self.head_dim * self.kv_bytes_each
-
-
-def from_config(config: Mapping[str, Any], *, name: str) -> ModelShape:
-    """The shape that a config.json describes.
-
-    Raises:
-        UsageError: a key is missing or makes no sense, or the model is of a kind that is not
-            modelled yet (mixture of experts, latent attention, sliding window, quantised).
-    """
-    _refuse_unmodelled(config, name)
-    heads = _integer(config, "num_attention_heads", name)
-    hidden = _integer(config, "hidden_size", name)
-    kv_heads = _integer(config, "num_key_value_heads", name, default=heads)
-    head_dim = _integer(config, "head_dim", name, default=hidden // heads)
-    if heads % kv_heads:
-        raise UsageError(
-            f"model {name!r}: num_attention_heads {heads} is not a multiple of "
-            f"num_key_value_heads {kv_heads}"
-        )
-    family = config["model_type"]
-    # InternLM 1 says "bias" for q, k, v and o; Llama and Qwen 3 "attention_bias" for the same.
-    all_biases = bool(config.get("bias" if family == "internlm" else "attention_bias", False))
-    return ModelShape(
-        name=name,
-        layers=_integer(config, "num_hidden_layers", name),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate=_integer(config, "intermediate_size", name),
-        vocabulary=_integer(config, "vocab_size", name),
-        max_context_tokens=_integer(config, "max_position_embeddings", name),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_biases=family == "qwen2" or all_biases,
-        o_bias=all_biases,
-        head_norms=family == "qwen3",
-    )
-
-
-def _refuse_unmodelled(config: Mapping[str, Any], name: str) -> None:
-    reason = _unmodelled(config)
-    if reason:
-        raise UsageError(f"model {name!r} is not modelled yet: {reason}")
-
-
-def _unmodelled(config: Mapping[str, Any]) -> str | None:
-    if any(config.get(key) for key in _MOE_KEYS):
-        return "it is a mixture of experts"
-    if config.get("kv_lora_rank"):
-        return "it has latent attention (MLA)"
-    if config.get("quantization_config"):
-        return "its weights are quantised"
-    family = config.get("model_type")
-    if family not in _GATED_BLOCKS:
-        return f"model_type {family!r} is not one of {', '.join(_GATED_BLOCKS)}"
-    window = config.get("sliding_window")
-    sliding = window and config.get("use_sliding_window", True)
-    if sliding and window != config.get("max_position_embeddings"):  # if equal, it never slides
-        return f"its attention slides over {window} tokens"
-    return None
-
-
-def _integer(config: Mapping[str, Any], key: str, name: str, *, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if value is None:
-        raise UsageError(f"model {name!r}: config.json has no {key}")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"model {name!r}: {key} is {value!r}, not a whole number of at least 1")
-    return value
+KvDtype = Literal["fp8", "int8"]  # of keys and values, where it is not 16 bits
 
 
 @functools.cache
@@ -165,30 +30,75 @@ def _configs() -> dict[str, dict[str, Any]]:
     return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, Any]])
 
 
-def model(name: str) -> ModelShape:
+# How hubs name quantised checkpoints, at the end of the name; the first that fits counts.
+_SUFFIXES = (
+    (r"-(gptq-?int8|quantized\.w8a16|w8a16)", "int8-weights"),
+    (r"-(quantized\.w8a8|w8a8|int8)", "int8"),
+    (r"-((awq|gptq)(-?int4)?|quantized\.w4a16|w4a16|int4|4bit)", "int4"),
+    (r"-fp8(-dynamic|-kv)?", "fp8"),
+    (r"-(bf16|fp16)", "bf16"),
+)
+WEIGHT_NAMES = {**{name: name for name in FORMATS}, "fp16": "bf16", "awq": "int4", "gptq": "int4"}
+
+
+def model(name: str, *, weights: str | None = None, kv_dtype: KvDtype | None = None) -> ModelShape:
     """The built-in model with that name, or the one whose config.json (or folder) *name* is.
 
-    Names as on model hubs are understood: "meta-llama/Llama-2-13b-chat-hf" is llama2-13b.
+    Names as on model hubs are understood: "meta-llama/Llama-2-13b-chat-hf" is llama2-13b, and
+    "Qwen/Qwen2.5-72B-Instruct-AWQ" qwen2.5-72b with 4-bit weights.
 
+    Args:
+        weights: one of WEIGHT_NAMES, instead of what the name or the config.json says.
+        kv_dtype: of keys and values; None: 16 bits.
     Raises:
-        UsageError: neither a built-in model nor a readable config.json.
+        UsageError: neither a built-in model nor a readable config.json, or no such format.
 
     >>> model("llama-13b").parameters, model("Qwen/Qwen2.5-7B-Instruct").name
     (13015864320, 'qwen2.5-7b')
+    >>> model("Qwen/Qwen2.5-72B-Instruct-AWQ").weights.bits
+    4.15625
     """
+    shape = _named(name)
+    if weights is not None:
+        if weights not in WEIGHT_NAMES:
+            raise UsageError(f"weights {weights!r} is none of {', '.join(WEIGHT_NAMES)}")
+        shape = _stored(shape, WEIGHT_NAMES[weights])
+    if kv_dtype is not None:
+        shape = msgspec.structs.replace(shape, kv_bytes_each=1)
+    return shape
+
+
+def _named(name: str) -> ModelShape:
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():
         return _from_file(path)
-    key = _plain(name)
+    stem, stored = _split(name)
+    key = _plain(stem)
     for preset, config in _configs().items():
         if _plain(preset) == key:
-            return from_config(config, name=preset)
+            shape = from_config(config, name=preset)
+            return shape if stored is None else _stored(shape, stored)
     near = difflib.get_close_matches(name.lower(), presets(), n=3, cutoff=0.5) or presets()
     raise UsageError(
         f"model {name!r} is neither built in (near it: {', '.join(near)}) nor a config.json"
     )
+
+
+def _stored(shape: ModelShape, form: str) -> ModelShape:
+    """The same model with its weights in that format; its name says so."""
+    if shape.weights.name == form:
+        return shape
+    return msgspec.structs.replace(shape, weights=FORMATS[form], name=f"{shape.name}-{form}")
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """The name without what it says of the weights' format, and that format."""
+    for pattern, form in _SUFFIXES:
+        if found := re.search(pattern + "$", name, re.IGNORECASE):
+            return name[: found.start()], form
+    return name, None
 
 
 def _from_file(path: Path) -> ModelShape:

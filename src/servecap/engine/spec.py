@@ -10,7 +10,7 @@ from servecap.engine.cost import CUDA_GRAPHS, EAGER_2023, HostCost, roofline
 from servecap.engine.engine import Engine
 from servecap.engine.hardware import gpu
 from servecap.engine.memory import kv_tokens
-from servecap.engine.model import model
+from servecap.engine.model import KvDtype, model
 from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, step_tokens
 from servecap.errors import UsageError
 
@@ -23,7 +23,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs); "tgi" is TGI 1.x over an eager
     PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts go first as soon
     as there are any, in up to 8192 tokens at once, with CUDA graphs. `policy`: other settings than
-    the engine's defaults; `max_running` then is the policy's own.
+    the engine's defaults; `max_running` then is the policy's own. `weights`: one of
+    `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None is 16 bits.
     """
 
     model: str
@@ -33,6 +34,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_running: int = 256
     gpu_memory_gb: float | None = None  # where the GPU's name leaves it open
     policy: Policy | None = None
+    weights: str | None = None
+    kv_dtype: KvDtype | None = None
 
 
 def build(spec: EngineSpec) -> Engine:
@@ -41,7 +44,7 @@ def build(spec: EngineSpec) -> Engine:
     Raises:
         UsageError: a name is unknown, a number out of range, or the model does not fit.
     """
-    shape = model(spec.model)
+    shape = model(spec.model, weights=spec.weights, kv_dtype=spec.kv_dtype)
     device = gpu(spec.gpu, memory_gb=spec.gpu_memory_gb)
     policy = spec.policy or default_policy(spec)
     budget = step_tokens(policy)

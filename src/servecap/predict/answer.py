@@ -77,7 +77,7 @@ def answer(
     )
     tuning = profile.tuning(place.gpu)
     try:
-        room = place.kv_tokens(case.harness, tuning)
+        room = case.room(tuning)
     except UsageError as error:
         return msgspec.structs.replace(blank, impossible=str(error))
     most, there = capacity(case, tuning, slo, seeds=seeds, users_max=users_max)
@@ -127,7 +127,7 @@ def _binds(
     context = round(sequences * (lengths.prompt_tokens + lengths.output_tokens / 2))
     work = StepWork(sequences, context, 0, 0.0, 0, sequences)
     parts = case.place.coefficients(tuning).parts(work)
-    read_only = case.place.coefficients(tuning).linear_read_s
+    read_only = case.place.coefficients(tuning).read_s(sequences)
     hidden = max(0.0, parts.floor_s - parts.gpu_s)
     seconds = {
         "host": parts.host_s + hidden,

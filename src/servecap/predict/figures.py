@@ -39,6 +39,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     lengths: Lengths
     harness: Harness
 
+    def room(self, tuning: Tuning) -> int:
+        """Tokens whose keys and values fit.
+
+        Raises:
+            UsageError: the model does not fit.
+        """
+        mean = self.lengths.prompt_tokens + self.lengths.output_tokens / 2
+        return self.place.kv_tokens(self.harness, tuning, context_tokens=mean)
+
     def figures(
         self, tuning: Tuning, users: int, *, slo: Slo | None = None, seeds: int = SEEDS
     ) -> Figures:
@@ -48,7 +57,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
             UsageError: the model does not fit.
         """
         cost = self.place.coefficients(tuning)
-        room = self.place.kv_tokens(self.harness, tuning)
+        room = self.room(tuning)
         runs = [self._run(cost, room, users, slo, seed) for seed in range(seeds)]
         means: list[float] = np.mean(np.array(runs), axis=0).tolist()
         return Figures(

@@ -9,8 +9,9 @@ import msgspec
 from servecap.engine.cost import Efficiency, HostCost, StepCoefficients, roofline
 from servecap.engine.hardware import Gpu, gpu
 from servecap.engine.memory import kv_tokens
-from servecap.engine.model import ModelShape, model
+from servecap.engine.model import KvDtype, model
 from servecap.engine.scheduler import step_tokens
+from servecap.engine.shape import ModelShape
 from servecap.errors import UsageError
 from servecap.predict.harness import Harness
 
@@ -33,8 +34,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def coefficients(self, tuning: Tuning) -> StepCoefficients:
         return roofline(self.model, self.gpu, self.tp, tuning.host, tuning.efficiency)
 
-    def kv_tokens(self, harness: Harness, tuning: Tuning) -> int:
-        """Room for keys and values.
+    def kv_tokens(
+        self, harness: Harness, tuning: Tuning, *, context_tokens: float | None = None
+    ) -> int:
+        """Room for keys and values of sequences that are *context_tokens* long on average.
 
         Raises:
             UsageError: the model does not fit.
@@ -46,6 +49,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
             step_tokens=step_tokens(harness.policy),
             sequences=harness.max_running,
             memory_share=harness.memory_share,
+            # TGI knows no window; vLLM V1 and SGLang free what has left it.
+            context_tokens=None if harness.engine == "tgi" else context_tokens,
         )
         return int(room * tuning.kv_room)
 
@@ -57,8 +62,12 @@ def place(
     *,
     memory_gb: float | None = None,
     interconnect: str | None = None,
+    weights: str | None = None,
+    kv_dtype: KvDtype | None = None,
 ) -> Place:
     """The place with these names; *interconnect* "pcie" means the PCIe form of a GPU with two.
+
+    *weights* and *kv_dtype* as `model` takes them.
 
     Raises:
         UsageError: a name is not known.
@@ -67,4 +76,5 @@ def place(
     if interconnect is not None and "pcie" in interconnect.lower() and device.fabric != "pcie":
         with contextlib.suppress(UsageError):  # no such form: the name says what it is
             device = gpu(f"{gpu_name}-pcie", memory_gb=memory_gb)
-    return Place(model=model(model_name), gpu=device, tp=tp)
+    shape = model(model_name, weights=weights, kv_dtype=kv_dtype)
+    return Place(model=shape, gpu=device, tp=tp)

@@ -9,6 +9,7 @@ import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Cell
+from servecap.engine.model import KvDtype
 from servecap.engine.spec import EngineKind
 from servecap.errors import UsageError
 from servecap.predict.calibrate import Measured
@@ -48,6 +49,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     reserve_tokens: int | None = None
     max_running: int = 2000
     memory_share: float = 0.95
+    weights: str | None = None  # these two as `model` takes them, where rows do not say
+    kv_dtype: KvDtype | None = None
 
     def harness(self, cell: Cell) -> Harness:
         newer = cell.avg_output_tokens is not None
@@ -118,6 +121,8 @@ def case_of(cell: Cell, rules: Rules, share: float) -> Case:
             cell.tp,
             memory_gb=cell.gpu_memory_gb,
             interconnect=cell.interconnect,
+            weights=rules.weights,
+            kv_dtype=rules.kv_dtype,
         ),
         lengths=lengths_of(cell, share),
         harness=rules.harness(cell),
