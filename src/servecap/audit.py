@@ -73,7 +73,7 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
     if health.cpu_share is not None and health.cpu_share > CPU_SHARE_MAX:
         found.append(f"the client used {health.cpu_share:.0%} of a core")
     clocks = [
-        f"the clock of node {node.name} is known to +-{wrong_s * 1e3:.0f} ms only (bound 20 ms)"
+        f"the clock of node {node.name} is known to ±{wrong_s * 1e3:.0f} ms only (bound 20 ms)"
         for node in health.nodes
         if (wrong_s := node.error_s + abs(node.drift_s or 0.0)) > LAG_P99_MAX_S
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -70,6 +71,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     scheduled_rps: float | None = None  # open loop: arrivals planned in the window, by its length
     achieved_rps: float | None = None  # open loop: requests that were sent in it, by its length
+    rate_of: Literal["requests", "sessions"] = "requests"  # what the three rates above count
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -70,6 +70,16 @@ class Measured(
 Think = Exponential | Lognormal | Measured
 
 
+def _mean_s(think_s: tuple[float, float], think: Think | None) -> float:
+    match think:
+        case None:
+            return sum(think_s) / 2
+        case Measured(values_s=values_s):
+            return sum(values_s) / len(values_s)
+        case Exponential(mean_s=mean_s) | Lognormal(mean_s=mean_s):
+            return mean_s
+
+
 class ClosedLoop(
     msgspec.Struct,
     frozen=True,
@@ -99,13 +109,7 @@ class ClosedLoop(
     @property
     def think_mean_s(self) -> float:
         """The mean of the think times."""
-        match self.think:
-            case None:
-                return sum(self.think_s) / 2
-            case Measured(values_s=values_s):
-                return sum(values_s) / len(values_s)
-            case Exponential(mean_s=mean_s) | Lognormal(mean_s=mean_s):
-                return mean_s
+        return _mean_s(self.think_s, self.think)
 
 
 class OpenLoop(
@@ -121,7 +125,9 @@ class OpenLoop(
     `arrivals`: gaps that are equal (constant), without memory (poisson), gamma distributed with
     standard deviation over mean `cv`, or those of the workload's trace (trace; `rate_rps` is then
     the mean over it). With a `schedule` the rate changes with time. `rate_before_rps`: the load
-    went on from that rate; None: it starts anew.
+    went on from that rate; None: it starts anew. With think times (as in `ClosedLoop`) it is
+    *sessions* that arrive, and a user who has come sends the next turn when the answer has ended
+    and the think time is over.
     """
 
     rate_rps: float
@@ -130,6 +136,18 @@ class OpenLoop(
     schedule: Schedule | None = None
     max_in_flight: int = 20_000
     rate_before_rps: float | None = None
+    think_s: tuple[float, float] | None = None
+    think: Think | None = None
+
+    @property
+    def of_sessions(self) -> bool:
+        """Whether sessions arrive, and the rate is theirs."""
+        return self.think_s is not None or self.think is not None
+
+    @property
+    def think_mean_s(self) -> float | None:
+        """The mean of the think times between turns; None where requests arrive alone."""
+        return _mean_s(self.think_s or (0.0, 0.0), self.think) if self.of_sessions else None
 
     @property
     def stationary(self) -> bool:

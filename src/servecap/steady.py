@@ -126,12 +126,16 @@ def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Rec
 
     One mean cycle after the last user's first request. Where a population lived on from another
     load, it is the part of a cycle that is the part of the population that is new; where users
-    left, one response more. Open loop: one response after the start.
+    left, one response more. Open loop: one response after the start; where sessions arrive, the
+    longest of them after it, for until then there are too few of their later turns.
     """
     response_s = float(np.mean([r.e2e_s for r in ended[: max(1, len(ended) // 2)]]))
     load = scenario.load
-    if not isinstance(load, ClosedLoop):
-        return response_s
+    if isinstance(load, OpenLoop):
+        think_s = load.think_mean_s
+        if think_s is None:
+            return response_s
+        return (1 + max(r.turn for r in records)) * (response_s + think_s)
     last_s = max(joined(records, load).values(), default=0.0)
     cycle_s = response_s + load.think_mean_s
     if load.users_before is None:

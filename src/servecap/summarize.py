@@ -33,6 +33,8 @@ def summarize(run: Run) -> Summary:
     in_flight_mean, in_flight_max = in_flight(records, window)
     failed = len(inside) - len(good)
     prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)
+    of_sessions = isinstance(scenario.load, OpenLoop) and scenario.load.of_sessions
+    came = [r for r in records if r.turn == 0] if of_sessions else records
     partial = Summary(
         window=window,
         users=scenario.users,
@@ -54,8 +56,9 @@ def summarize(run: Run) -> Summary:
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
         verdict=_verdict(checks, scenario.slo, len(inside), failed),
-        scheduled_rps=_rate_rps((r.planned_s for r in records), scenario, window),
-        achieved_rps=_rate_rps((r.sent_s for r in records if not r.turned_away), scenario, window),
+        scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
+        achieved_rps=_rate_rps((r.sent_s for r in came if not r.turned_away), scenario, window),
+        rate_of="sessions" if of_sessions else "requests",
         not_sent=sum(r.turned_away for r in records),
     )
     reasons, warnings = audit.audit(run, partial, inside)

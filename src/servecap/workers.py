@@ -299,5 +299,7 @@ class Workers:
                         end_s=now_s,
                         outcome=Outcome.CANCELLED,
                         error=why,
+                        session=arrival.request.session,
+                        turn=arrival.request.turn,
                     )
                 )

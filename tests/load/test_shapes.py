@@ -28,7 +28,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(
         "rate", "arrivals", "burstiness", "schedule", "max_in_flight", "trace", "trace_format",
         "time_scale", "rate_scale", "users", "queue", "each", "ramp", "requests",
     )
-) | {"sessions": False}  # fmt: skip
+) | {"sessions": False, "workload": "chat-en", "think": (1.0, 3.0)}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,15 @@ NOTHING: dict[str, Any] = dict.fromkeys(
         ({"rate": 5.0}, OpenLoop(rate_rps=5)),
         ({"rate": 5.0, "burstiness": 2.0}, OpenLoop(rate_rps=5, arrivals="gamma", cv=2)),
         ({"rate": 5.0, "max_in_flight": 7}, OpenLoop(rate_rps=5, max_in_flight=7)),
+        ({"rate": 5.0, "sessions": True}, OpenLoop(rate_rps=5, think_s=(1, 3))),
+        (
+            {
+                "rate": 5.0,
+                "workload": "mix:50%sessions:2x9/9,50%fixed:9/9",
+                "think": Exponential(2),
+            },
+            OpenLoop(rate_rps=5, think=Exponential(2)),
+        ),
         (
             {"schedule": Steps((3, 9), 10)},
             OpenLoop(rate_rps=3, schedule=Steps((3, 9), 10)),
@@ -64,7 +73,7 @@ def test_options_become_a_load(given: dict[str, Any], load: OpenLoop | None) -> 
         ({"rate": 2.0, "burstiness": 30.0}, "within 0"),
         ({"rate": 2.0, "burstiness": 2.0, "arrivals": "poisson"}, "leave --arrivals poisson away"),
         ({"rate": 2.0, "schedule": Steps((1,), 1)}, "both tell the rate"),
-        ({"rate": 2.0, "sessions": True}, "needs a user"),
+        ({"trace": "t", "sessions": True}, "a trace tells itself"),
     ],
 )
 def test_options_that_contradict_each_other(given: dict[str, Any], says: str) -> None:

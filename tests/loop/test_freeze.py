@@ -11,6 +11,8 @@ import pytest
 from drive import for_s, measured
 from scripted import Call, serving
 
+from servecap.load import OpenArrivals
+from servecap.record import Arrival, Request
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, OpenLoop, Replay, Scenario, WorkloadSpec
 from servecap.schedule import Day, Ramp, Steps
@@ -23,7 +25,8 @@ FIXED = WorkloadSpec(source="fixed:8/2")
 class Freezing:
     """Answers at once, but for a second in which it only listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_s: float = FREEZE_AT_S) -> None:
+        self.at_s = at_s
         self.start_s: float | None = None
         self.came_s: list[float] = []
 
@@ -31,18 +34,21 @@ class Freezing:
         now_s = time.monotonic()
         self.start_s = self.start_s or now_s
         self.came_s.append(now_s - self.start_s)
-        if FREEZE_AT_S <= now_s - self.start_s < FREEZE_AT_S + FREEZE_S:
-            await asyncio.sleep(self.start_s + FREEZE_AT_S + FREEZE_S - now_s)
+        if self.at_s <= now_s - self.start_s < self.at_s + FREEZE_S:
+            await asyncio.sleep(self.start_s + self.at_s + FREEZE_S - now_s)
         await call.answer()
 
     @property
     def during(self) -> int:
-        return sum(FREEZE_AT_S <= t < FREEZE_AT_S + FREEZE_S for t in self.came_s)
+        return sum(self.at_s <= t < self.at_s + FREEZE_S for t in self.came_s)
 
 
-def frozen_run(load: OpenLoop | ClosedLoop, workload: WorkloadSpec = FIXED) -> tuple[Run, Freezing]:
-    freezing = Freezing()
-    scenario = Scenario(load=load, workload=workload, stop=for_s(RUN_S), seed=5)
+def frozen_run(
+    load: OpenLoop | ClosedLoop, workload: WorkloadSpec = FIXED, *, later_s: float = 0.0
+) -> tuple[Run, Freezing]:
+    freezing = Freezing(FREEZE_AT_S + later_s)
+    stop = for_s(RUN_S + later_s)
+    scenario = Scenario(load=load, workload=workload, stop=stop, seed=5)
     with serving(freezing.reply) as server:
         return measured(server.url, scenario), freezing
 
@@ -50,7 +56,7 @@ def frozen_run(load: OpenLoop | ClosedLoop, workload: WorkloadSpec = FIXED) -> t
 def shown(run: Run, freezing: Freezing) -> None:
     """The stall is in the p99, and requests went on being sent meanwhile."""
     summary = summarize(run)
-    start_s = min(r.sent_s for r in run.records) + FREEZE_AT_S
+    start_s = min(r.sent_s for r in run.records) + freezing.at_s
     planned = sum(start_s <= r.planned_s < start_s + FREEZE_S for r in run.records)
     assert planned >= 10
     assert summary.client["ttft"].p99 > 0.8 * FREEZE_S
@@ -81,6 +87,24 @@ SHAPES = {
 def test_stall_shows_in_every_open_shape(shape: str) -> None:
     run, freezing = frozen_run(SHAPES[shape])
     shown(run, freezing)
+
+
+def test_stall_shows_where_sessions_arrive() -> None:
+    """Users come all the same; those who are waiting send no next turn meanwhile."""
+    load = OpenLoop(rate_rps=RATE / 2, think_s=(0.05, 0.1))
+    run, freezing = frozen_run(load, WorkloadSpec(source="sessions:3x8/2"), later_s=1.0)
+    shown(run, freezing)
+    ends = {(r.user, r.turn): r.end_s for r in run.records}
+    starts = sorted(r.planned_s for r in run.records if r.turn == 0)
+    assert starts == pytest.approx([a.planned_s for a in planned_without_server(load, len(starts))])
+    for r in run.records:
+        if r.turn:
+            assert 0.05 <= r.planned_s - ends[r.user, r.turn - 1] <= 0.1
+
+
+def planned_without_server(load: OpenLoop, number: int) -> list[Arrival]:
+    feed = OpenArrivals(load, (Request(request_id=i, messages=()) for i in range(number)), seed=5)
+    return feed.take(60.0)
 
 
 def test_stall_shows_in_a_replayed_trace(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from servecap.record import TokenSource
 from servecap.report import canvas, html, language
 from servecap.report.language import parse, say
 from servecap.report.table import Table, text_column
-from servecap.run import Run, Status
+from servecap.run import LoadNode, Run, Status
 from servecap.scenario import ClosedLoop, Exponential, Load, Lognormal, Measured, OpenLoop
 from servecap.summarize import summarize
 
@@ -52,6 +52,8 @@ def runs() -> Iterator[Run]:
         OpenLoop(rate_rps=8),
         OpenLoop(rate_rps=8, arrivals="trace"),
         OpenLoop(rate_rps=8, arrivals="gamma", cv=2.0),
+        OpenLoop(rate_rps=8, think_s=(1.0, 3.0)),
+        OpenLoop(rate_rps=8, arrivals="gamma", cv=2.0, think=Exponential(mean_s=2.0)),
         ClosedLoop(users=64, queue=250),
         ClosedLoop(users=64, each=1),
         ClosedLoop(users=64, think=Exponential(mean_s=2.0)),
@@ -60,6 +62,23 @@ def runs() -> Iterator[Run]:
     )
     for load in loads:
         yield play(load=load, end_s=25)
+    yield from clustered(play(end_s=25))
+
+
+def clustered(run: Run) -> Iterator[Run]:
+    """The run as if it came from the nodes of a cluster."""
+    clocks = (
+        LoadNode(name="10.0.0.1", offset_s=7.0, error_s=5e-5),
+        LoadNode(name="10.0.0.2", offset_s=7.0, error_s=5e-5, drift_s=1e-3, drift_error_s=1e-4),
+        LoadNode(
+            name="10.0.0.3", offset_s=7, error_s=0.03, drift_s=0.01, drift_error_s=0.04, lost=True
+        ),
+    )
+    for loss in ("5 of 10 users were", "1/3 of the load was"):
+        failure = f"load process 3 of 3 on node 10.0.0.3 is gone: {loss} lost with it"
+        health = msgspec.structs.replace(run.header.health, nodes=clocks, failure=failure)
+        header = msgspec.structs.replace(run.header, health=health)
+        yield msgspec.structs.replace(run, header=header)
 
 
 def inputs() -> Iterator[Input]:

@@ -106,7 +106,8 @@ workload_options = _stack(
     click.option(
         "--sessions",
         is_flag=True,
-        help="Send all turns of each conversation, with the history; the user is held through all.",
+        help="Send all turns of each conversation, with the history, each after the answer before "
+        "it; --rate is then that of sessions.",
     ),
     click.option("--tokenizer", metavar="FILE", help="tokenizer.json to count tokens with."),
 )
@@ -130,7 +131,8 @@ judge_options = _stack(
         type=shapes.ThinkTime(),
         default="1..3",
         show_default=True,
-        help="Seconds: LOW..HIGH, exp:MEAN, lognormal:MEAN,CV, or file:PATH of measured ones.",
+        help="Seconds between an answer and the user's next question (of a session, with --rate): "
+        "LOW..HIGH, exp:MEAN, lognormal:MEAN,CV, or file:PATH of measured ones.",
     ),
     click.option(
         "--patience",
@@ -271,7 +273,7 @@ def closed_loop(options: dict[str, Any], users: int) -> ClosedLoop:
     if options["ramp"] is not None and not 0 <= options["ramp"] < float("inf"):
         raise UsageError(f"--ramp {options['ramp']:g} must be 0 s or more")
     load = ClosedLoop(users=users, queue=queue, each=each, ramp_s=options["ramp"])
-    return shapes.closed_think(load, options["think"])
+    return shapes.with_think(load, options["think"])
 
 
 def _positive(name: str, value: float) -> float:

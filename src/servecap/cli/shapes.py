@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ from servecap.scenario import ClosedLoop, Exponential, Lognormal, Measured, Open
 from servecap.schedule import Day, Ramp, Schedule, Steps
 
 SECONDS_MAX = 1e7
+_Load = TypeVar("_Load", ClosedLoop, OpenLoop)
 
 
 class ThinkTime(click.ParamType[tuple[float, float] | Think]):
@@ -175,12 +176,17 @@ def open_loop(given: dict[str, Any]) -> OpenLoop | None:
         return None
     what = "--trace" if trace is not None else "--rate" if rate is not None else "--schedule"
     _contradict(given, what, _OF_USERS if trace is None else (*_OF_USERS, *_OF_A_RATE, "requests"))
-    if given["sessions"]:
-        raise UsageError(f"{what} and --sessions: a session needs a user who waits; give --users")
+    if given["sessions"] and trace is not None:
+        raise UsageError(
+            "--trace and --sessions: a trace tells itself when each turn was sent; give --rate or"
+            " --users for sessions whose users wait"
+        )
     ceiling = given["max_in_flight"] or OpenLoop(rate_rps=1).max_in_flight
     if trace is not None:
         return OpenLoop(rate_rps=0, arrivals="trace", max_in_flight=ceiling)
-    return _at_rate(given, ceiling)
+    load = _at_rate(given, ceiling)
+    sessions = given["sessions"] or "sessions:" in given["workload"]
+    return with_think(load, given["think"]) if sessions else load
 
 
 def _at_rate(given: dict[str, Any], ceiling: int) -> OpenLoop:
@@ -223,8 +229,8 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def closed_think(load: ClosedLoop, think: tuple[float, float] | Think) -> ClosedLoop:
-    """The closed loop with these think times."""
+def with_think(load: _Load, think: tuple[float, float] | Think) -> _Load:
+    """The load with these think times."""
     import msgspec
 
     if isinstance(think, tuple):

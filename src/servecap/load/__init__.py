@@ -6,11 +6,20 @@ from collections.abc import Iterator
 
 from servecap.load.arrivals import OpenArrivals, TraceArrivals
 from servecap.load.feed import Feed
+from servecap.load.open_sessions import OpenSessions
 from servecap.load.users import Users
 from servecap.record import Request
 from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario
 
-__all__ = ["Feed", "OpenArrivals", "TraceArrivals", "Users", "change", "feed_for"]
+__all__ = [
+    "Feed",
+    "OpenArrivals",
+    "OpenSessions",
+    "TraceArrivals",
+    "Users",
+    "change",
+    "feed_for",
+]
 
 
 def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_s: float) -> Feed:
@@ -25,6 +34,8 @@ def feed_for(scenario: Scenario, requests: Iterator[Request], *, response_guess_
             return Users(load, requests, seed=scenario.seed, response_guess_s=response_guess_s)
         case OpenLoop(arrivals="trace"):
             return TraceArrivals(requests)
+        case OpenLoop() as load if load.of_sessions:
+            return OpenSessions(load, requests, seed=scenario.seed)
         case OpenLoop() as load:
             return OpenArrivals(load, requests, seed=scenario.seed)
 
@@ -38,7 +49,7 @@ def change(feed: Feed, load: Load, now_s: float) -> None:
     match feed, load:
         case (Users(), ClosedLoop()):
             feed.change(load, now_s)
-        case (OpenArrivals(), OpenLoop()):
+        case (OpenArrivals() | OpenSessions(), OpenLoop()):
             feed.change(load, now_s)
         case _:
             raise TypeError(f"{type(feed).__name__} cannot go on as {load}")

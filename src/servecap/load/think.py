@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import random
 
-from servecap.scenario import ClosedLoop, Exponential, Lognormal, Measured
+from servecap.scenario import ClosedLoop, Exponential, Lognormal, Measured, OpenLoop
 
 
-def think_s(load: ClosedLoop, rng: random.Random) -> float:
+def think_s(load: ClosedLoop | OpenLoop, rng: random.Random) -> float:
     """One think time of the load's distribution, in seconds."""
     match load.think:
         case None:
-            return rng.uniform(*load.think_s)
+            return rng.uniform(*(load.think_s or (0.0, 0.0)))
         case Exponential(mean_s=mean_s):
             return rng.expovariate(1 / mean_s) if mean_s else 0.0
         case Lognormal(mean_s=mean_s, cv=cv):

@@ -149,7 +149,7 @@ def system_table(summary: Summary) -> Table:
     users = (
         f"{summary.users:,}"
         if summary.users is not None
-        else f"open loop, {units.count(summary.rate_rps)} requests/s asked"
+        else f"open loop, {units.count(summary.rate_rps)} {summary.rate_of}/s asked"
     )
     total = (
         f"total {units.count(summary.total_tps)} (prompt + output)"
@@ -201,7 +201,7 @@ def _rates(summary: Summary) -> list[tuple[str, str]]:
         return []
     text = (
         f"asked {units.count(summary.rate_rps)}, scheduled {units.count(summary.scheduled_rps)},"
-        f" achieved {units.count(summary.achieved_rps)} requests/s"
+        f" achieved {units.count(summary.achieved_rps)} {summary.rate_of}/s"
     )
     if summary.not_sent:
         text += f"; {summary.not_sent:,} not sent (too many in flight) count as failures"

@@ -141,7 +141,7 @@ def key_figures(run: Run, summary: Summary) -> list[Figure]:
     load = (
         Figure("Users", f"{summary.users:,}", f"{units.count(summary.in_flight_mean)} in flight")
         if summary.users is not None
-        else Figure("Requests/s asked", units.count(summary.rate_rps))
+        else Figure(f"{summary.rate_of.capitalize()}/s asked", units.count(summary.rate_rps))
     )
     latencies = []
     for metric in ("ttft", "tpot", "e2e"):

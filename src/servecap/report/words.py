@@ -221,8 +221,9 @@ def _users_phrase(run: Run) -> str:
     match run.scenario.load:
         case ClosedLoop(users=users):
             return units.number_word(users, "simultaneous user")
-        case OpenLoop(rate_rps=rate):
-            return f"{units.count(rate)} requests a second"
+        case OpenLoop(rate_rps=rate) as load:
+            what = "sessions" if load.of_sessions else "requests"
+            return f"{units.count(rate)} {what} a second"
 
 
 def load_phrase(load: Load) -> str:
@@ -236,11 +237,15 @@ def load_phrase(load: Load) -> str:
             return f"{rate:.3g} requests/s on average (arrivals of a trace)"
         case OpenLoop(rate_rps=rate, arrivals=arrivals):
             spread = f", cv {load.cv:g}" if arrivals == "gamma" else ""
-            return f"{schedule.text(rate, load.schedule)} ({arrivals} arrivals{spread})"
+            rates = schedule.text(rate, load.schedule)
+            if not load.of_sessions:
+                return f"{rates} ({arrivals} arrivals{spread})"
+            rates = rates.replace("requests/s", "sessions/s")
+            return f"{rates} ({arrivals} arrivals{spread}; think {_think(load)} between turns)"
 
 
-def _think(load: ClosedLoop) -> str:
-    low, high = load.think_s
+def _think(load: ClosedLoop | OpenLoop) -> str:
+    low, high = load.think_s or (0.0, 0.0)
     match load.think:
         case None:
             return f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
