@@ -143,6 +143,10 @@ def test_open_loop_tells_the_rate_asked() -> None:
     text = told(run)
     assert "At 12.5 requests/s (poisson arrivals)" in text
     assert "open loop, 12.5 requests/s asked" in text
+    of_sessions = synthetic.run(load=OpenLoop(rate_rps=12.5, think_s=(1.0, 3.0)), end_s=90)
+    text = told(of_sessions)
+    assert "open loop, 12.5 sessions/s asked" in text
+    assert "sessions/s" in next(line for line in text.splitlines() if "scheduled" in line)
 
 
 @pytest.mark.parametrize("text", [synthetic.HOSTILE, "模型" * 60, "x" * 500, "\ud800"])
@@ -157,6 +161,6 @@ def test_summary_type_has_no_figure_that_the_report_forgets() -> None:
         "window", "users", "rate_rps", "in_flight_mean", "in_flight_max", "benchmark_time_s",
         "requests", "requests_ok", "requests_censored", "errors", "error_rate", "qps",
         "output_tps", "total_tps", "goodput_rps", "client", "server", "token_sources", "checks",
-        "verdict", "scheduled_rps", "achieved_rps", "not_sent", "invalid_reasons", "warnings",
+        "verdict", "scheduled_rps", "achieved_rps", "rate_of", "not_sent", "invalid_reasons", "warnings",
     }  # fmt: skip
     assert set(Summary.__struct_fields__) == shown
