@@ -158,6 +158,8 @@ def turned_away(arrival: Arrival, now_s: float, ceiling: int) -> Record:
         end_s=now_s,
         outcome=Outcome.REFUSED,
         error=f"{NOT_SENT} {ceiling} requests were in flight already",
+        session=arrival.request.session,
+        turn=arrival.request.turn,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from played import play, record_of
 
 from servecap.engine.spec import EngineSpec
+from servecap.level import turned_away
 from servecap.load import OpenArrivals, OpenSessions, feed_for
 from servecap.record import Arrival, Outcome
 from servecap.report.words import load_phrase
@@ -74,6 +75,16 @@ def test_ends_when_sessions_run_out_and_all_have_left() -> None:
     arrivals, _ = play(made, lambda _: 1.0)
     assert len(arrivals) == 10
     assert made.finished
+
+
+def test_turn_that_is_not_sent_is_known_as_one() -> None:
+    """Or it would count as a session that came."""
+    made = feed()
+    first = made.take(5.0)[0]
+    made.done(record_of(first, 6.0))
+    later = next(a for a in made.take(8.0) if a.user == first.user)
+    record = turned_away(later, 8.0, 1)
+    assert (record.session, record.turn) == (first.request.session, 1)
 
 
 def test_mixed_with_single_requests() -> None:
