@@ -21,13 +21,15 @@ def random_problem(rng: random.Random) -> Problem:
         for _ in range(rng.choice([1, 1, 2]) if models > 1 else 1):
             loads = tuple(rng.choice([0, rng.randint(1, 60)]) for _ in range(models))
             offers.append(Offer(kind, float(rng.randint(1, 40)), loads))
-    redundancy = rng.choice([(0, 1), (0, 1), (1, 1), (2, 1), (0, 2), (0, 3)])
+    redundancy = rng.choice(
+        [(0, (0, 1)), (0, (0, 1)), (1, (0, 1)), (2, (0, 1)), (0, (1, 2)), (0, (1, 3)), (0, (2, 5))]
+    )
     return Problem(
         offers=tuple(offers),
         needs=tuple(rng.randint(1, 120) for _ in range(models)),
         at_most=tuple(rng.choice([None, rng.randint(0, 6)]) for _ in range(kinds)),
         nodes_lost=redundancy[0],
-        zones=redundancy[1],
+        zone_lost=redundancy[1],
     )
 
 
@@ -77,7 +79,7 @@ def test_more_load_never_costs_less_and_another_kind_never_costs_more(seed: int,
             needs=tuple(need + more for need in problem.needs),
             at_most=problem.at_most,
             nodes_lost=problem.nodes_lost,
-            zones=problem.zones,
+            zone_lost=problem.zone_lost,
         )
     )
     assert bigger is None or (base is not None and bigger.cost >= base.cost)
@@ -88,7 +90,7 @@ def test_more_load_never_costs_less_and_another_kind_never_costs_more(seed: int,
             needs=problem.needs,
             at_most=(*problem.at_most, None),
             nodes_lost=problem.nodes_lost,
-            zones=problem.zones,
+            zone_lost=problem.zone_lost,
         )
     )
     assert wider is not None

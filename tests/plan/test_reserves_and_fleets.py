@@ -55,6 +55,32 @@ def test_what_a_zone_leaves_is_enough_and_one_node_fewer_is_not(
     assert (fewer - -(-fewer // zones)) * per_node < need
 
 
+@given(
+    st.integers(1, 10**6), st.integers(1, 900), st.lists(st.integers(1, 9), min_size=2, max_size=5)
+)
+def test_what_the_largest_of_unequal_zones_leaves_is_enough_and_one_node_fewer_is_not(
+    need: int, per_node: int, weights: list[int]
+) -> None:
+    supply = Supply(zones=len(weights), zone_weights=tuple(weights))
+    nodes = nodes_needed(need, per_node, supply)
+
+    def left(count: int) -> int:
+        fullest = -(-count * max(weights) // sum(weights))
+        return (count - fullest) * per_node
+
+    assert left(nodes) >= need > left(nodes - 1)
+    assert supply.left_of(nodes) * per_node == left(nodes)
+    equal = Supply(zones=len(weights))
+    assert nodes >= nodes_needed(need, per_node, equal)
+
+
+def test_unequal_zones_are_planned_and_told() -> None:
+    supply = Supply(zones=3, zone_weights=(2, 1, 1))
+    found = plan([cell()], Demand(900), supply)
+    assert found.models[0].gpus[0].best.nodes == 20
+    assert any("as 2:1:1; the largest holds 2/4 of each kind" in text for text in found.caveats)
+
+
 def test_too_few_nodes_make_a_mixed_fleet_or_no_plan() -> None:
     supply = Supply(prices=PRICES, nodes_max_of={"A30": 3, "A100": 1})
     model = plan(CELLS, Demand(700), supply).models[0]
@@ -182,6 +208,8 @@ def test_a_tighter_slo_that_no_cell_keeps_says_so() -> None:
         (Demand(1), Supply(used_share_max=1.2), "headroom -20%"),
         (Demand(1), Supply(spare_nodes=-1), "spare nodes -1"),
         (Demand(1), Supply(spare_nodes=1, zones=2), "spare nodes or zones, not both"),
+        (Demand(1), Supply(zones=2, zone_weights=(2, 0)), "zones 2:0"),
+        (Demand(1), Supply(zones=3, zone_weights=(2, 1)), "zones 2:1"),
         (Demand(1), Supply(nodes_max_of={"a30": -1}), "nodes a30=-1"),
         (Demand(1), Supply(nodes_max_of={"h100": 1}), "GPU 'h100' is not in the matrix"),
         (Demand(1, users_of={"small": 0}), Supply(), "users small=0"),

@@ -8,14 +8,18 @@ from click.testing import CliRunner
 
 from servecap.cell import Capacity, Cell
 from servecap.cli.plan import command
-from servecap.engine.spec import EngineSpec, build
+from servecap.engine import fast
+from servecap.engine.fleet import Ended, joined
+from servecap.engine.spec import EngineSpec
 from servecap.errors import UsageError
 from servecap.matrix.files import to_json
-from servecap.plan import Demand, Price, Supply, plan
+from servecap.plan import Demand, Price, Supply, plan, rehearsal
 from servecap.plan.answer import Plan
 from servecap.plan.demand import Profile
-from servecap.plan.router import Lengths, Seen, Traffic, play
+from servecap.plan.rehearsal import levels, rehearse
+from servecap.plan.router import PER_ROUTER, Traffic, play, shards
 from servecap.plan.verify import figure, verify
+from servecap.predict.harness import Lengths
 from servecap.report.plan_text import plan_text
 from servecap.slo import Limit
 
@@ -24,12 +28,14 @@ LENGTHS = Lengths(prompt_tokens=200, output_tokens=40)
 
 
 def traffic(**changes: object) -> Traffic:
-    base = Traffic(users=8, lengths=LENGTHS, think_s=(0.5, 1.5), cycle_s=2.0)
+    base = Traffic(
+        spec=SPEC, instances=2, users=8, lengths=LENGTHS, think_s=(0.5, 1.5), cycle_s=2.0
+    )
     return msgspec.structs.replace(base, **changes)
 
 
-def seen(count: int = 2, **changes: object) -> Seen:
-    return play([build(SPEC) for _ in range(count)], traffic(**changes))
+def seen(instances: int = 2, **changes: object) -> Ended:
+    return play(traffic(instances=instances, **changes))
 
 
 def cell(users: int = 40, **changes: object) -> Cell:
@@ -47,21 +53,23 @@ def verified(cells: list[Cell], users: int, supply: Supply | None = None, **how:
 
 
 def test_the_seed_decides_everything() -> None:
-    assert seen() == seen()
-    assert seen() != seen(seed=1)
+    assert seen().sums_s == seen().sums_s
+    assert seen().sums_s != seen(seed=1).sums_s
 
 
 def test_users_answers_and_rates_keep_littles_law() -> None:
     found = seen(users=30)
-    response_s = sum(found.e2e_s) / len(found.e2e_s)
-    assert found.requests / found.window_s * (response_s + 1.0) == pytest.approx(30, rel=0.1)
+    response_s = found.mean("e2e")
+    assert response_s is not None
+    assert found.answered / found.window_s * (response_s + 1.0) == pytest.approx(30, rel=0.1)
     assert found.failed == 0
 
 
 def test_random_routing_is_slower_than_least_load_where_load_is_uneven() -> None:
     def mean(routing: str) -> float:
-        values = seen(4, users=240, routing=routing, cycle_s=4.0).tpot_s
-        return sum(values) / len(values)
+        value = seen(4, users=240, routing=routing, cycle_s=4.0).mean("tpot")
+        assert value is not None
+        return value
 
     assert mean("least-load") <= mean("random")
     assert mean("least-load") <= mean("sticky") * 1.02
@@ -70,17 +78,81 @@ def test_random_routing_is_slower_than_least_load_where_load_is_uneven() -> None
 def test_requests_that_no_engine_takes_are_failures_and_the_users_come_back() -> None:
     found = seen(users=4, lengths=Lengths(prompt_tokens=10**7, output_tokens=10))
     assert found.failed > 4
-    assert found.ttft_s == ()
+    assert found.answered == 0
 
 
-def test_percentiles_are_by_nearest_rank_and_count_failures() -> None:
-    base = Seen(ttft_s=(3.0, 1.0, 2.0), tpot_s=(), e2e_s=(), failed=0, window_s=1.0)
-    assert figure(base, Limit("ttft", "mean", 1)) == 2
-    assert figure(base, Limit("ttft", "p50", 1)) == 2
-    assert figure(base, Limit("tpot", "mean", 1)) is None
+def test_long_prompts_are_cut_to_what_the_model_takes() -> None:
+    found = seen(users=40, lengths=Lengths(prompt_tokens=1500, output_tokens=100), cycle_s=20.0)
+    assert found.failed == 0
+
+
+def test_percentiles_are_those_of_the_simulation_and_count_failures() -> None:
+    base = seen(users=30)
+    assert figure(base, Limit("ttft", "mean", 1)) == base.mean("ttft")
+    assert figure(base, Limit("ttft", "p50", 1)) == base.quantile("ttft", 0.5)
     assert figure(base, Limit("gap", "mean", 1)) is None
     failing = msgspec.structs.replace(base, failed=1)
     assert figure(failing, Limit("ttft", "max", 1)) == float("inf")
+
+
+def test_a_large_fleet_is_cut_into_routers_that_hold_all_of_it() -> None:
+    large = traffic(instances=2 * PER_ROUTER + 3, users=1_307)
+    parts = shards(large)
+    assert sum(part.instances for part in parts) == large.instances
+    assert sum(part.users for part in parts) == large.users
+    assert max(part.instances for part in parts) <= PER_ROUTER
+    ratios = [part.users / part.instances for part in parts]
+    assert max(ratios) - min(ratios) < 0.05
+
+
+@pytest.mark.skipif(not fast.COMPILED, reason="so many instances need the compiled engine")
+def test_routers_give_what_they_give_alone_in_whatever_process() -> None:
+    large = traffic(instances=PER_ROUTER + 8, users=900)
+    (one,), (two,) = rehearse([large], workers=1), rehearse([large], workers=2)
+    assert one.whole
+    assert one.seen.sums_s == two.seen.sums_s == play(large).sums_s
+    assert one.in_flight == pytest.approx(
+        900 / large.instances - one.requests_per_s / large.instances, rel=0.1
+    )
+
+
+@pytest.mark.skipif(not fast.COMPILED, reason="so many instances need the compiled engine")
+def test_what_cannot_be_afforded_is_simulated_in_part_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = traffic(instances=2 * PER_ROUTER, users=1_600)
+    lower = msgspec.structs.replace(large, users=1_200)
+    monkeypatch.setattr(rehearsal, "REQUESTS_MAX", large.users * large.cycles + 1)
+    played = rehearse([large, lower], workers=1)
+    assert [r.instances for r in played] == [2 * PER_ROUTER, PER_ROUTER]
+    assert played[1].requests_per_s == pytest.approx(played[0].requests_per_s * 0.75, rel=0.05)
+    text = rehearsal.described(played, "vllm")
+    assert text.startswith("all 128 instances and 1,600 users behind 2 routers of up to 64")
+    assert "for 1 of 2 simulations 64 of them stand for all" in text
+
+
+def test_without_compiler_a_few_instances_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "COMPILED", False)
+    played = rehearse([traffic(instances=100, users=400)], workers=1)
+    assert played[0].instances == 4
+    assert "4 of 4 equal instances" not in rehearsal.described(played, "vllm")
+    assert "servecap[fast]" in rehearsal.described(played, "vllm")
+
+
+def test_a_day_has_its_levels_and_no_more_than_24_which_are_never_too_low() -> None:
+    assert levels(Profile("users", (1, 3, 9, 9)), 90) == [90, 30, 10]
+    day = Profile("users", tuple(range(1, 289)))
+    found = levels(day, 2880)
+    assert (len(found), found[0]) == (24, 2880)
+    assert all(any(10 * v <= level for level in found) for v in day.values)
+    assert found[-1] >= 10
+
+
+def test_joined_routers_have_the_mean_of_all() -> None:
+    a, b = seen(users=30), seen(users=10)
+    both = joined([a, b])
+    total = a.sums_s["ttft"] + b.sums_s["ttft"]
+    assert both.mean("ttft") == pytest.approx(total / (a.answered + b.answered))
 
 
 def test_a_plan_that_holds_passes_with_its_evidence() -> None:
@@ -90,7 +162,7 @@ def test_a_plan_that_holds_passes_with_its_evidence() -> None:
     assert check.broken == ()
     text = plan_text(found)
     assert "simulated, llama-13b on a100-40GB, TP2 keeps the SLO" in text
-    assert "2 levels of the day" in text
+    assert "2 more levels of the day" in text
     assert "with 1 of 3 nodes gone" in text
 
 

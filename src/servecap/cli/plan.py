@@ -63,7 +63,12 @@ class Share(click.ParamType[float]):
 )
 @click.option("--headroom", type=Share(), default="0", help="Users kept free on each instance.")
 @click.option("--spare-nodes", type=int, default=0, metavar="N", help="Any N nodes may fail.")
-@click.option("--zones", type=int, default=1, metavar="Z", help="Any one of Z zones may fail.")
+@click.option(
+    "--zones",
+    default="1",
+    metavar="Z|A:B:...",
+    help="Any one of Z zones may fail; 2:1:1 where they hold unequal parts of the nodes.",
+)
 @click.option(
     "--supply",
     "supply_file",
@@ -207,7 +212,7 @@ def _supply(given: dict[str, Any]) -> Supply:
     reserve = {
         "used_share_max": 1 - given["headroom"],
         "spare_nodes": given["spare_nodes"],
-        "zones": given["zones"],
+        **_zones(given["zones"]),
     }
     if given["supply_file"]:
         import msgspec
@@ -231,6 +236,19 @@ def _supply(given: dict[str, Any]) -> Supply:
         prices=tuple(map(_price, given["prices"])),
         **reserve,
     )
+
+
+def _zones(text: str) -> dict[str, Any]:
+    """So many equal zones, or the parts that stand in each."""
+    try:
+        parts = tuple(int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(
+            f"--zones {text!r}: write a number of zones, or their parts: 2:1:1"
+        ) from None
+    if len(parts) == 1:
+        return {"zones": parts[0]}
+    return {"zones": len(parts), "zone_weights": parts}
 
 
 def _by_name(option: str, texts: tuple[str, ...]) -> dict[str, int]:

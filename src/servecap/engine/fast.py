@@ -62,7 +62,7 @@ def serve(
     n = len(traffic.prompt_tokens)
     times = np.full((4, n), np.nan)
     users = np.zeros(n, np.int64)
-    settings = _settings(policy, kv_tokens, max_context_tokens)
+    settings = settings_of(policy, kv_tokens, max_context_tokens)
     preemptions = serve_all(
         np.array(msgspec.structs.astuple(cost)),
         settings,
@@ -77,7 +77,8 @@ def serve(
     return Answers(users, times[0], times[1], times[2], times[3], int(preemptions))
 
 
-def _settings(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats:
+def settings_of(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats:
+    """The policy and the room as the kernel takes them."""
     blocks = kv_tokens // BLOCK_TOKENS
     match policy:
         case ChunkedPrefill():

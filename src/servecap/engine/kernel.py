@@ -219,7 +219,26 @@ def _prefill_first(
 
 
 @compiled
-def _refused(s: Any, seq: Any, i: int) -> bool:
+def next_end_s(
+    c: Any,
+    s: Any,
+    state: Any,
+    seq: Any,
+    running: Any,
+    waiting: Any,
+    times: Any,
+    now_s: float,
+    due_s: float,
+) -> float:
+    """End of the engine's next step; of a run of them if none could let in who is due then."""
+    if s[0] == 1:
+        return float(_prefill_first(c, s, state, seq, running, waiting, times, now_s, due_s))
+    return float(_chunked(c, s, state, seq, running, waiting, times, now_s, due_s))
+
+
+@compiled
+def refused(s: Any, seq: Any, i: int) -> bool:
+    """Whether the request can never be served."""
     total = seq[PROMPT, i] + seq[RESERVE, i]
     if total > s[6] or blocks_for(total) > s[5]:
         return True
@@ -227,7 +246,7 @@ def _refused(s: Any, seq: Any, i: int) -> bool:
 
 
 @compiled
-def _sift_up(heap_s: Any, heap_u: Any, size: int, due_s: float, user: int) -> None:
+def sift_up(heap_s: Any, heap_u: Any, size: int, due_s: float, user: int) -> None:
     """Adds a user who is due then to the heap of *size* users."""
     k = size
     while k > 0:
@@ -240,7 +259,7 @@ def _sift_up(heap_s: Any, heap_u: Any, size: int, due_s: float, user: int) -> No
 
 
 @compiled
-def _pop(heap_s: Any, heap_u: Any, size: int) -> None:
+def pop(heap_s: Any, heap_u: Any, size: int) -> None:
     """Takes the first off the heap of *size* users."""
     size -= 1
     due_s, user = heap_s[size], heap_u[size]
@@ -282,7 +301,7 @@ def _finish(
             continue
         times[END, i] = now_s
         state[FREE] += seq[BLOCKS, i]
-        _sift_up(heap_s, heap_u, size, now_s + think_s[i], users[i])
+        sift_up(heap_s, heap_u, size, now_s + think_s[i], users[i])
         size += 1
     state[RUNNING] = kept
     return size
@@ -311,17 +330,17 @@ def serve_all(
     heap_s, heap_u = np.empty(population + 1), np.empty(population + 1, np.int64)
     size = 0
     for u in range(population):
-        _sift_up(heap_s, heap_u, size, start_s[u], u)
+        sift_up(heap_s, heap_u, size, start_s[u], u)
         size += 1
     sent, now_s = 0, 0.0
     while True:
         while size > 0 and sent < n and heap_s[0] <= now_s:
             due_s, user = heap_s[0], heap_u[0]
-            _pop(heap_s, heap_u, size)
+            pop(heap_s, heap_u, size)
             size -= 1
             users[sent], times[PLANNED, sent] = user, due_s
-            if _refused(s, seq, sent):
-                _sift_up(heap_s, heap_u, size, due_s + _REFUSAL_S + think_s[sent], user)
+            if refused(s, seq, sent):
+                sift_up(heap_s, heap_u, size, due_s + _REFUSAL_S + think_s[sent], user)
                 size += 1
             else:
                 waiting[state[TAIL]] = sent
@@ -333,9 +352,6 @@ def serve_all(
                 return int(state[PREEMPTED])
             now_s = due_s
             continue
-        if s[0] == 1:
-            now_s = _prefill_first(c, s, state, seq, running, waiting, times, now_s, due_s)
-        else:
-            now_s = _chunked(c, s, state, seq, running, waiting, times, now_s, due_s)
+        now_s = next_end_s(c, s, state, seq, running, waiting, times, now_s, due_s)
         if state[ENDED] == 1:
             size = _finish(state, seq, running, times, users, think_s, heap_s, heap_u, size, now_s)

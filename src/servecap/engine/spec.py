@@ -6,7 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from servecap.engine.cost import CUDA_GRAPHS, EAGER_2023, HostCost, roofline
+from servecap.engine.cost import (
+    CUDA_GRAPHS,
+    EAGER_2023,
+    HostCost,
+    StepCoefficients,
+    roofline,
+)
 from servecap.engine.engine import Engine
 from servecap.engine.hardware import gpu
 from servecap.engine.memory import kv_tokens
@@ -38,8 +44,17 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kv_dtype: KvDtype | None = None
 
 
-def build(spec: EngineSpec) -> Engine:
-    """A fresh engine as *spec* says.
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is made of: its step times, its scheduler and its room."""
+
+    cost: StepCoefficients
+    policy: Policy
+    kv_tokens: int
+    max_context_tokens: int
+
+
+def instance(spec: EngineSpec) -> Instance:
+    """What an engine as *spec* says is made of.
 
     Raises:
         UsageError: a name is unknown, a number out of range, or the model does not fit.
@@ -49,11 +64,26 @@ def build(spec: EngineSpec) -> Engine:
     policy = spec.policy or default_policy(spec)
     budget = step_tokens(policy)
     room = kv_tokens(shape, device, spec.tp, step_tokens=budget, sequences=policy.max_running)
-    return Engine(
-        roofline(shape, device, spec.tp, host_cost(spec.engine)),
-        policy,
+    return Instance(
+        cost=roofline(shape, device, spec.tp, host_cost(spec.engine)),
+        policy=policy,
         kv_tokens=room,
         max_context_tokens=shape.max_context_tokens,
+    )
+
+
+def build(spec: EngineSpec) -> Engine:
+    """A fresh engine as *spec* says.
+
+    Raises:
+        UsageError: as `instance`.
+    """
+    made = instance(spec)
+    return Engine(
+        made.cost,
+        made.policy,
+        kv_tokens=made.kv_tokens,
+        max_context_tokens=made.max_context_tokens,
     )
 
 

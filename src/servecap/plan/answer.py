@@ -50,7 +50,8 @@ class Supply(msgspec.Struct, frozen=True, kw_only=True):
 
     `*_of`: by GPU name or type. `used_share_max`: no instance is given more than this share of
     its users at capacity. `spare_nodes`: any so many nodes may fail; `zones` above 1: any one of
-    so many zones may, the nodes being spread evenly over them.
+    so many zones may, the nodes of each kind being spread over them evenly or by `zone_weights`,
+    where no zone holds more than its part, rounded up.
     """
 
     gpus_per_node: int = 8
@@ -61,7 +62,21 @@ class Supply(msgspec.Struct, frozen=True, kw_only=True):
     used_share_max: float = 1.0
     spare_nodes: int = 0
     zones: int = 1
+    zone_weights: tuple[int, ...] = ()  # parts in each zone, as (2, 1, 1); empty: equal ones
     notes: tuple[str, ...] = ()  # how the prices were come by
+
+    @property
+    def zone_lost(self) -> tuple[int, int]:
+        """The part of the nodes that stands in the largest zone: (1, 3) of three equal ones."""
+        if self.zones < 2:
+            return (0, 1)
+        weights = self.zone_weights or (1,) * self.zones
+        return (max(weights), sum(weights))
+
+    def left_of(self, nodes: int) -> int:
+        """Nodes of so many that are left after the worst loss that must be survived."""
+        lost, of = self.zone_lost
+        return nodes * (of - lost) // of if lost else max(0, nodes - self.spare_nodes)
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):

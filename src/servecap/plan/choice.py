@@ -81,6 +81,12 @@ def _check_reserve(supply: Supply) -> None:
         raise UsageError(
             f"spare nodes {supply.spare_nodes}, zones {supply.zones}: at least 0 and 1"
         )
+    weights = supply.zone_weights
+    if weights and (len(weights) != supply.zones or min(weights) < 1 or len(weights) < 2):
+        raise UsageError(
+            f"zones {':'.join(map(str, weights))}: give a part of at least 1 for each of at least "
+            "two zones, for example 2:1:1"
+        )
     if supply.spare_nodes and supply.zones > 1:
         raise UsageError("give spare nodes or zones, not both: a zone's loss takes many nodes")
     for gpu, count in supply.nodes_max_of.items():

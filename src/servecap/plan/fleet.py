@@ -63,7 +63,7 @@ def best_fleet(
             needs=tuple(needs[model] for model in models),
             at_most=tuple(one.nodes_max for one in firsts),
             nodes_lost=supply.spare_nodes,
-            zones=supply.zones,
+            zone_lost=supply.zone_lost,
         )
     )
     if found is None:

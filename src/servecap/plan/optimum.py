@@ -21,15 +21,15 @@ class Offer(msgspec.Struct, frozen=True):
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Loads to carry and nodes to be had.
 
-    After any `nodes_lost` nodes are gone, or any one of `zones` zones over which every offer's
-    nodes are spread evenly (1: no zone may go), each model's need must still be met.
+    After any `nodes_lost` nodes are gone, or every offer's nodes in one zone, each model's need
+    must still be met; `zone_lost` is the part that stands in the largest, as (1, 3), rounded up.
     """
 
     offers: tuple[Offer, ...]
     needs: tuple[int, ...]
     at_most: tuple[int | None, ...]  # nodes of each kind
     nodes_lost: int = 0
-    zones: int = 1
+    zone_lost: tuple[int, int] = (0, 1)
 
 
 class Optimum(msgspec.Struct, frozen=True):
@@ -53,9 +53,9 @@ def holds(problem: Problem, counts: Sequence[int]) -> bool:
 def _left(problem: Problem, counts: Sequence[int], model: int) -> int:
     """What is carried of the model after the worst loss that must be survived."""
     loads = [offer.loads[model] for offer in problem.offers]
-    zones = problem.zones
-    if zones > 1:
-        return sum(c * (zones - 1) // zones * u for c, u in zip(counts, loads, strict=True))
+    gone, of = problem.zone_lost
+    if gone:
+        return sum(c * (of - gone) // of * u for c, u in zip(counts, loads, strict=True))
     total, lost = sum(c * u for c, u in zip(counts, loads, strict=True)), problem.nodes_lost
     for load, count in sorted(zip(loads, counts, strict=True), reverse=True):
         gone = min(lost, count)
@@ -86,17 +86,17 @@ def solve(problem: Problem, *, time_limit_s: float = TIME_LIMIT_S) -> Optimum | 
         mine = [n for n, o in zip(nodes, problem.offers, strict=True) if o.kind == kind]
         if most is not None and mine:
             solver.addConstr(solver.qsum(mine) <= most)
-    zones = problem.zones
+    gone, of = problem.zone_lost
     counted = nodes
-    if zones > 1:  # whole nodes that are left of each offer
+    if gone:  # whole nodes that are left of each offer
         counted = [solver.addIntegral(lb=0) for _ in nodes]
         for left, node in zip(counted, nodes, strict=True):
-            solver.addConstr(zones * left - (zones - 1) * node <= 0)
+            solver.addConstr(of * left - (of - gone) * node <= 0)
     for model, need in enumerate(problem.needs):
         loads = [offer.loads[model] for offer in problem.offers]
         if not any(loads):
             return None
-        if zones > 1 or not problem.nodes_lost:
+        if gone or not problem.nodes_lost:
             pairs = zip(loads, counted, strict=True)
             solver.addConstr(solver.qsum([u * n for u, n in pairs if u]) >= need)
             continue

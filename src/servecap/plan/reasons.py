@@ -192,6 +192,13 @@ def _reserve(supply: Supply) -> str:
     headroom = f"{1 - supply.used_share_max:.0%} of each instance's users is kept free; "
     kept = headroom if supply.used_share_max < 1 else ""
     if supply.zones > 1:
+        if supply.zone_weights:
+            lost, of = supply.zone_lost
+            parts = ":".join(map(str, supply.zone_weights))
+            return (
+                f"{kept}any one of {supply.zones} zones may fail, nodes being spread over them as "
+                f"{parts}; the largest holds {lost}/{of} of each kind, rounded up"
+            )
         return (
             f"{kept}any one of {supply.zones} zones may fail, nodes being spread evenly over them"
         )

@@ -200,16 +200,19 @@ def _would_carry(cell: Cell, gpus_per_node: int) -> int | None:
 def nodes_needed(need: int, per_node: int, supply: Supply) -> int:
     """Nodes that carry *need* after the loss that must be survived; rounded up.
 
-    Of n nodes spread evenly over z zones, the loss of the fullest zone leaves floor(n (z-1) / z).
+    Of n nodes, the loss of a zone that holds w of W parts of them leaves floor(n (W-w) / W).
 
     >>> nodes_needed(10_000, 90, Supply())
     112
     >>> nodes_needed(10_000, 90, Supply(spare_nodes=1)), nodes_needed(10_000, 90, Supply(zones=3))
     (113, 168)
+    >>> nodes_needed(10_000, 90, Supply(zones=3, zone_weights=(2, 1, 1)))
+    224
     """
     nodes = -(-need // per_node)
-    if supply.zones > 1:
-        return -(-nodes * supply.zones // (supply.zones - 1))
+    lost, of = supply.zone_lost
+    if lost:
+        return -(-nodes * of // (of - lost))
     return nodes + supply.spare_nodes
 
 

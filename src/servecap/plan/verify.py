@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Literal
 
 import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Cell
-from servecap.engine.spec import EngineKind, EngineSpec, build
+from servecap.engine.fleet import Ended
+from servecap.engine.spec import EngineKind, EngineSpec
 from servecap.errors import UsageError
 from servecap.plan import choice
-from servecap.plan.answer import Check, LeftOut, ModelPlan, Plan
+from servecap.plan.answer import Check, LeftOut, ModelPlan, Plan, Supply
 from servecap.plan.demand import Profile
 from servecap.plan.emit import Instance, chosen, instances
-from servecap.plan.router import Lengths, Routing, Seen, Traffic, play
+from servecap.plan.rehearsal import Rehearsed, described, levels, rehearse
+from servecap.plan.router import Traffic
+from servecap.predict.harness import CHAT_OUTPUT_SHARE, Lengths
 from servecap.slo import Limit, Slo
 
-GROUP = 4  # instances that are simulated together, behind one router
 BELIEVED_SHARE = 0.3  # how far the model may be from a measured cell and still be asked
-_OUTPUT_SHARE = 0.43  # of prompt + answer in chat, where a cell tells only their sum
-_PARALLEL_FROM = 3
-
-
-class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One simulation: a few equal instances and the users in front of them."""
-
-    spec: EngineSpec
-    count: int
-    users: int
-    lengths: Lengths
-    think_s: tuple[float, float]
-    cycle_s: float
-    routing: Routing = "least-load"
 
 
 def verify(
@@ -49,11 +35,12 @@ def verify(
 ) -> Plan:
     """The plan with what a simulation of each model's first choice shows.
 
-    A group of up to four of the equal instances stands for all of them: a router that goes by
-    least load keeps groups alike. It is simulated at the busiest time, at the same with random
-    routing, after the loss of the spare nodes or a zone, and at each level of *profile*. One
-    instance alone at its cell's own users tells whether the engine model can be believed: where
-    it is more than 30% from a measured cell, the check is "unknown" and not "fail".
+    Every instance of the fleet is simulated, with all users, behind routers that go by least load:
+    at the busiest time, after the loss of the spare nodes or a zone, at the busiest time with
+    random routing, and at each level of *profile*, each once it is steady. Where that takes too
+    many requests (or nothing is compiled), equal instances stand for the others, and the check
+    says so. One instance alone at its cell's own users tells whether the engine model can be
+    believed: where it is more than 30% from a measured cell, the check is "unknown", not "fail".
 
     A choice that fails moves behind those that do not; the next is then simulated in its place.
 
@@ -84,7 +71,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 def _parts(asked: _Asked) -> list[Check]:
-    """A check of each kind of instance in a fleet."""
+    """A check of each kind of instance in a fleet, with users in proportion to its room."""
     plan = asked.plan
     ones = [one for part in chosen(plan) for one in instances(plan, part)]
     kinds: dict[tuple[str, str, int], list[Instance]] = {}
@@ -94,7 +81,7 @@ def _parts(asked: _Asked) -> list[Check]:
     for (model, _, _), same in kinds.items():
         need = choice.need_of(plan.demand, model)
         room = sum(o.users * o.per_node * o.nodes for o in ones if o.model == model)
-        found.append(_check(asked, same[0], same[0].users * min(1.0, need / room)))
+        found.append(_check(asked, same, same[0].users * min(1.0, need / room)))
     return found
 
 
@@ -116,7 +103,7 @@ def _model(asked: _Asked, model: ModelPlan) -> tuple[ModelPlan, list[Check]]:
         (part,) = chosen(alone)
         (one,) = instances(alone, part)
         peak = gpus[0].best.users_at_peak
-        check = _check(asked, one, one.users if peak is None else peak)
+        check = _check(asked, [one], one.users if peak is None else peak)
         checks.append(check)
         if check.verdict != "fail":
             break
@@ -135,38 +122,40 @@ def _model(asked: _Asked, model: ModelPlan) -> tuple[ModelPlan, list[Check]]:
     return msgspec.structs.replace(model, gpus=(), fleet=None, left_out=left_out), checks
 
 
-def _check(asked: _Asked, one: Instance, users: float) -> Check:
-    cell = _cell(asked, one)
-    total = one.per_node * one.nodes
-    count = min(GROUP, total)
-    base = _case(asked, cell, count, math.ceil(users * count - 1e-9))
-    alone = msgspec.structs.replace(base, count=1, users=_capacity(cell))
-    cases = [alone, base, msgspec.structs.replace(base, routing="random")]
-    left = _left(asked.plan, one.nodes)
-    after = None
-    if 0 < left < one.nodes:
-        after = len(cases)
-        more = math.ceil(users * count * one.nodes / left - 1e-9)
-        cases.append(msgspec.structs.replace(base, users=more))
-    steps = _steps(asked, base.users)
-    seen = _played(
-        [*cases, *(msgspec.structs.replace(base, users=n) for n in steps)], asked.workers
-    )
-    itself, peak, random, *_ = seen
-    lost = None if after is None else seen[after]
-    day = seen[len(cases) :]
-    believed = _believed(cell, itself)
-    told = [_told(f"at {base.users / count:.4g} users an instance", peak)]
-    broken = _broken(peak, asked.slo)
-    if lost is not None:
-        told.append(_told(f"with {one.nodes - left} of {one.nodes} nodes gone", lost))
-        broken += [f"{x} with nodes gone" for x in _broken(lost, asked.slo)]
-    for users_then, one_seen in zip(steps, day, strict=True):
-        broken += [f"{x} at {users_then / count:.4g} users" for x in _broken(one_seen, asked.slo)]
+def _check(asked: _Asked, same: Sequence[Instance], users: float) -> Check:
+    """The verdict on the instances of one kind, each with so many users at the busiest time."""
+    one, cell, supply = same[0], _cell(asked, same[0]), asked.plan.supply
+    total = sum(o.per_node * o.nodes for o in same)
+    base = _case(asked, cell, total, math.ceil(users * total - 1e-9))
+    cases = [base, msgspec.structs.replace(base, instances=1, users=_capacity(cell))]
+    left = sum(o.per_node * supply.left_of(o.nodes) for o in same)
+    if 0 < left < total:
+        cases.append(msgspec.structs.replace(base, instances=left))
+    cases.append(msgspec.structs.replace(base, routing="random"))
+    steps = [n for n in _steps(asked, base.users) if n != base.users]
+    cases += [msgspec.structs.replace(base, users=n) for n in steps]
+    played = rehearse(cases, asked.workers)
+    peak, itself, random = played[0], played[1], played[len(cases) - len(steps) - 1]
+    broken = _broken(peak.seen, asked.slo)
+    told = [_told(f"at {base.users / total:.4g} users an instance", peak)]
+    if 0 < left < total:
+        gone = (
+            f"{total - left:,} of {total:,} instances"
+            if len(same) > 1
+            else _nodes_gone(one, supply)
+        )
+        told.append(_told(f"with {gone} gone", played[2]))
+        broken += [f"{x} with nodes gone" for x in _broken(played[2].seen, asked.slo)]
+    for day in played[len(cases) - len(steps) :]:
+        at = f"at {day.traffic.users / total:.4g} users"
+        broken += [f"{x} {at}" for x in _broken(day.seen, asked.slo)]
     if steps:
-        least, most = min(steps) / count, max(steps) / count
-        told.append(f"{len(steps)} levels of the day, {least:.4g} to {most:.4g} users an instance")
+        told.append(
+            f"{len(steps)} more levels of the day, {min(steps) / total:.4g} to "
+            f"{max(steps) / total:.4g} users an instance"
+        )
     told.append(_told("routed at random instead of by least load", random))
+    believed = _believed(cell, itself.seen)
     verdict: Literal["pass", "fail", "unknown"] = "fail" if broken else "pass"
     if believed is not None:
         told.append(believed)
@@ -174,11 +163,15 @@ def _check(asked: _Asked, one: Instance, users: float) -> Check:
     return Check(
         choice=f"{one.model} on {one.gpu}, TP{one.tp}",
         verdict=verdict,
-        simulated=f"{count} of {total} equal instances, engine model {asked.engine}",
+        simulated=described([peak, *played[2:]], asked.engine),
         told=tuple(told),
         broken=tuple(broken),
-        requests=sum(s.requests for s in seen),
+        requests=sum(one_case.seen.sent for one_case in played),
     )
+
+
+def _nodes_gone(one: Instance, supply: Supply) -> str:
+    return f"{one.nodes - supply.left_of(one.nodes):,} of {one.nodes:,} nodes"
 
 
 def _cell(asked: _Asked, one: Instance) -> Cell:
@@ -195,23 +188,25 @@ def _capacity(cell: Cell) -> int:
     return cell.capacity.users
 
 
-def _case(asked: _Asked, cell: Cell, count: int, users: int) -> Case:
+def _case(asked: _Asked, cell: Cell, count: int, users: int) -> Traffic:
     context, output = cell.avg_context_tokens, cell.avg_output_tokens
     if context is None:
         raise UsageError(
             f"{choice.name_of(cell)}: avg_context_tokens is not known, so it cannot be simulated"
         )
-    output = context * _OUTPUT_SHARE if output is None else output
+    output = context * CHAT_OUTPUT_SHARE if output is None else output
     think_s = asked.plan.demand.think_mean_s
     limits = {x.metric: x.at_most_s for x in asked.slo.limits}
-    cycle_s = limits.get("ttft", 3.0) + output * limits.get("tpot", 0.1) + think_s
+    ttft_s = limits.get("ttft", 3.0) if cell.ttft_s is None else cell.ttft_s
+    tpot_s = limits.get("tpot", 0.1) if cell.tpot_s is None else cell.tpot_s
+    cycle_s = ttft_s + output * tpot_s + think_s  # at capacity; at less load it is shorter
     spec = EngineSpec(
         model=cell.model, gpu=cell.gpu, tp=cell.tp, engine=asked.engine,
         gpu_memory_gb=cell.gpu_memory_gb, max_running=max(256, _capacity(cell)),
     )  # fmt: skip
-    return Case(
+    return Traffic(
         spec=spec,
-        count=count,
+        instances=count,
         users=users,
         lengths=Lengths(prompt_tokens=max(1.0, context - output), output_tokens=output),
         think_s=(think_s / 2, think_s * 1.5),
@@ -219,48 +214,19 @@ def _case(asked: _Asked, cell: Cell, count: int, users: int) -> Case:
     )
 
 
-def _left(plan: Plan, nodes: int) -> int:
-    """Nodes that are left after what the plan is to survive."""
-    if plan.supply.zones > 1:
-        return nodes - -(-nodes // plan.supply.zones)
-    return nodes - plan.supply.spare_nodes
-
-
 def _steps(asked: _Asked, users: int) -> list[int]:
-    """Users of the group at each different level of the day, but for the busiest."""
-    if asked.profile is None:
-        return []
-    levels = {max(1, round(users * v / asked.profile.peak)) for v in asked.profile.values}
-    return sorted(levels - {users})
+    """All users at each different level of the day."""
+    return [] if asked.profile is None else levels(asked.profile, users)
 
 
-def _played(cases: Sequence[Case], workers: int | None) -> list[Seen]:
-    workers = workers or os.cpu_count() or 1
-    if workers == 1 or len(cases) < _PARALLEL_FROM:
-        return [run_case(case) for case in cases]
-    build(cases[0].spec)  # a name that is not known is told here, not in a worker
-    with ProcessPoolExecutor(max_workers=min(workers, len(cases))) as pool:
-        return list(pool.map(run_case, cases))
-
-
-def run_case(case: Case) -> Seen:
-    """What the users of the case see."""
-    traffic = Traffic(
-        users=case.users, lengths=case.lengths, think_s=case.think_s, cycle_s=case.cycle_s,
-        routing=case.routing,
-    )  # fmt: skip
-    return play([build(case.spec) for _ in range(case.count)], traffic)
-
-
-def _believed(cell: Cell, itself: Seen) -> str | None:
+def _believed(cell: Cell, itself: Ended) -> str | None:
     """Why the engine model cannot be asked about this cell; None: it agrees, or nobody measured."""
     if cell.origin == "predicted":
         return None
     for metric, measured in (("ttft", cell.ttft_s), ("tpot", cell.tpot_s)):
-        values = itself.values(metric)
-        if measured is None or not values:
+        mean = itself.mean(metric)
+        if measured is None or mean is None:
             continue
-        mean = math.fsum(values) / len(values)
         if abs(mean / measured - 1) > BELIEVED_SHARE:
             return (
                 f"the engine model gives a mean {metric.upper()} of {_ms(mean)} where "
@@ -270,38 +236,36 @@ def _believed(cell: Cell, itself: Seen) -> str | None:
     return None
 
 
-def figure(seen: Seen, limit: Limit) -> float | None:
+def figure(seen: Ended, limit: Limit) -> float | None:
     """The statistic that the limit is about; percentiles by nearest rank."""
-    values = seen.values(limit.metric)
-    if not values:
-        return None
     if limit.quantile is None:
-        return math.fsum(values) / len(values)
-    ranked = sorted(values) + [math.inf] * seen.failed
-    return ranked[max(0, math.ceil(limit.quantile * len(ranked)) - 1)]
+        return seen.mean(limit.metric)
+    return seen.quantile(limit.metric, limit.quantile)
 
 
-def _broken(seen: Seen, slo: Slo) -> list[str]:
+def _broken(seen: Ended, slo: Slo) -> list[str]:
     found = []
+    requests = seen.answered + seen.failed
     for limit in slo.limits:
         value = figure(seen, limit)
         if value is None:
             found.append(f"{limit} cannot be told by the simulation")
         elif value > limit.at_most_s:
             found.append(f"{limit.metric}.{limit.statistic} {_ms(value)} breaks {limit}")
-    if seen.requests and seen.failed / seen.requests > slo.error_share_max:
-        found.append(f"{seen.failed / seen.requests:.1%} of the requests fail")
+    if requests and seen.failed / requests > slo.error_share_max:
+        found.append(f"{seen.failed / requests:.1%} of the requests fail")
     return found
 
 
-def _told(when: str, seen: Seen) -> str:
+def _told(when: str, of: Rehearsed) -> str:
     means = ", ".join(
-        f"mean {metric.upper()} {_ms(math.fsum(values) / len(values))}"
+        f"mean {metric.upper()} {_ms(mean)}"
         for metric in ("ttft", "tpot")
-        if (values := seen.values(metric))
+        if (mean := of.seen.mean(metric)) is not None
     )
     return (
-        f"{when}: {means or 'nothing was answered'}, {seen.requests / seen.window_s:.3g} requests/s"
+        f"{when}: {means or 'nothing was answered'}, {of.requests_per_s:.3g} requests/s; an "
+        f"instance has {of.in_flight:.3g} requests at once, {of.seen.peak} at most"
     )
 
 

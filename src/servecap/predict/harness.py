@@ -95,9 +95,9 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     """
     count, _ = requests_of(harness, users)
     rng = np.random.default_rng([seed, 20231])
-    prompt = _drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, 1 << 20)
+    prompt = drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, 1 << 20)
     limit = max(harness.reserve_tokens or _ANSWER_LIMIT_TOKENS, math.ceil(lengths.output_tokens))
-    output = _drawn(rng, lengths.output_tokens, lengths.output_spread, count, limit)
+    output = drawn(rng, lengths.output_tokens, lengths.output_spread, count, limit)
     cycle_s = sum(harness.think_s) / 2 + lengths.output_tokens * _RAMP_TOKEN_S
     ramp_s = cycle_s if harness.queue is None else 0.0
     start_s = np.linspace(0.0, ramp_s, users, endpoint=False, dtype=np.float64)
@@ -105,7 +105,7 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     return Traffic(start_s, prompt, output, reserve, rng.uniform(*harness.think_s, count))
 
 
-def _drawn(
+def drawn(
     rng: np.random.Generator, mean: float, spread: float, count: int, limit: int
 ) -> NDArray[np.int64]:
     """Log-normal lengths within 1 and *limit*, scaled until their mean is the one asked for."""
