@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from servecap import slo
-from servecap.run import Run
+from servecap.run import Header, Run
 from servecap.scenario import ClosedLoop, Load, Scenario
 
 
@@ -16,6 +16,7 @@ def differences(before: Run, after: Run) -> tuple[str, ...]:
     a, b = before.header, after.header
     pairs: list[tuple[str, object, object]] = [
         ("source", a.source, b.source),
+        ("measured by", _tool(a), _tool(b)),
         ("API", a.target.api, b.target.api),
         ("model", a.target.model, b.target.model),
         ("streaming", a.target.stream, b.target.stream),
@@ -30,6 +31,11 @@ def differences(before: Run, after: Run) -> tuple[str, ...]:
         if why is not None:
             found.append(f"{name} is {why}: not stationary, so its intervals are a guide")
     return tuple(found)
+
+
+def _tool(header: Header) -> str | None:
+    """The tool that measured an imported run; None for our own."""
+    return None if header.imported_from is None else header.imported_from.partition(", ")[0]
 
 
 def _unsettled(load: Load) -> str | None:

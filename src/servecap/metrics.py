@@ -10,6 +10,8 @@ import msgspec
 from servecap.slo import Limit
 from servecap.stats import Distribution
 
+SUMMARY_FORMAT = 1  # of summary.json; docs/formats.md says when it counts up
+
 
 class Verdict(StrEnum):
     """What can be said of a limit, or of a whole SLO, at the asked confidence."""
@@ -75,6 +77,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    format: int = SUMMARY_FORMAT
 
     @property
     def valid(self) -> bool:

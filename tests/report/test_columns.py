@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from servecap import cli
 from servecap.errors import UsageError
+from servecap.metrics import SUMMARY_FORMAT
 from servecap.record import Counts, Outcome, Record, ServerTimings, Times, encode
 from servecap.report.columns import CHUNKS, FIELDS, WINDOW, to_csv, to_openmetrics, write_parquet
 from servecap.run import Header, Run, Status
@@ -160,3 +161,11 @@ def test_schemas_name_the_keys_that_are_written() -> None:
         known = schema["$defs"][schema["$ref"].rpartition("/")[2]]
         assert set(value) <= set(known["properties"])
         assert set(known.get("required", ())) <= set(value)
+
+
+def test_a_summary_tells_its_format() -> None:
+    summary = summarize(RUN)
+    told = json.loads(msgspec.json.encode(summary))
+    assert told["format"] == SUMMARY_FORMAT
+    schema = json.loads((ROOT / "docs" / "schema" / "summary.json").read_text())
+    assert schema["$defs"]["Summary"]["properties"]["format"]["default"] == SUMMARY_FORMAT

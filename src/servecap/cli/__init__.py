@@ -24,7 +24,7 @@ COMMANDS = {
     "predict": "Predict cells that nobody measured, each figure with an interval.",
     "calibrate": "Fit the engine model to measured cells.",
     "emulate": "Serve like an LLM server, without a GPU.",
-    "report": "Show stored runs, searches and matrices; write one HTML page.",
+    "report": "Show stored runs, searches, matrices and plans; write one HTML page.",
     "import": "Turn result files of other load testers into runs, or into a cell.",
     "compare": "Say what changed between runs or searches by more than noise.",
     "audit": "Hold a table, a run or a search against itself: what cannot be, and what it should.",

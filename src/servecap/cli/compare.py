@@ -45,6 +45,8 @@ Compared = list[tuple["Comparison", list["GateCheck"]]]
 @click.option("--strict", is_flag=True, help="Exit with 1 also where a --fail-on is UNSURE.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @click.option("--junit", type=click.Path(dir_okay=False), help="Also write a JUnit file here.")
+@click.option("--html", type=click.Path(dir_okay=False), help="Also write a page here.")
+@output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(before: str, after: tuple[str, ...], **given: Any) -> int:
     """Say what changed between runs (or searches) by more than noise.
@@ -65,17 +67,39 @@ def command(before: str, after: tuple[str, ...], **given: Any) -> int:
     if given["markdown"] and given["as_json"]:
         raise UsageError("--markdown and --json both print on stdout: give one of them")
     metrics, gates = parse_metrics(given["metrics"]), parse_gates(given["fail_on"])
-    first = load(before)
+    first, others = load(before), [load(name) for name in after]
     compared: Compared = []
-    for name in after:
-        found = _compare(first, load(name), _with_gates(metrics, gates), given["confidence"])
+    for other in others:
+        found = _compare(first, other, _with_gates(metrics, gates), given["confidence"])
         compared.append((found, [check_gate(gate, found) for gate in gates]))
+    if given["html"]:
+        _page(compared, first, others, given)
     _print(compared, given)
     return _exit_code(compared, given["strict"])
 
 
 def _with_gates(metrics: tuple[str, ...], gates: tuple[Gate, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*metrics, *(gate.metric for gate in gates)]))
+
+
+def _page(
+    compared: Compared,
+    first: tuple[Run, Summary] | _Searched,
+    others: list[tuple[Run, Summary] | _Searched],
+    given: dict[str, Any],
+) -> None:
+    from servecap.report import html
+
+    told = []
+    for (found, gates), other in zip(compared, others, strict=True):
+        pair = (first, other) if isinstance(first, tuple) and isinstance(other, tuple) else None
+        told.append(html.Compared(found, gates, pair))
+    try:
+        html.write_html(
+            given["html"], compared=told, title="servecap comparison", lang=given["lang"]
+        )
+    except OSError as error:
+        raise UsageError(f"--html {given['html']!r} cannot be written: {error.strerror}") from None
 
 
 def _print(compared: Compared, given: dict[str, Any]) -> None:

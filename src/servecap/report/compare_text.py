@@ -11,6 +11,7 @@ from servecap.gate import GateCheck
 from servecap.metrics import Verdict
 from servecap.report import units
 from servecap.report.table import Column, Table, bullet, lines, paragraph, text_column
+from servecap.report.words import Headline
 
 _MARKS = {"better": "better", "worse": "WORSE", "no difference shown": "-", "unknown": "n/a"}
 _COLUMNS = (
@@ -25,17 +26,63 @@ _COLUMNS = (
 
 def comparison_text(found: Comparison, gates: Sequence[GateCheck] = ()) -> str:
     """The comparison as plain text, ending in a newline: the answer first, then the figures."""
-    title = f"{_clean(found.before)} -> {_clean(found.after)}"
-    table = Table(title, _COLUMNS, tuple(map(_row, found.changes)), notes=(_confidence(found),))
-    out = [*paragraph(headline(found)), "", *lines(table)]
-    if gates:
-        out += ["", "Gates"]
-        out += [line for gate in gates for line in bullet(_gate(gate, found))]
-    for name, items in (("Not to be believed", found.invalid), ("Also differs", found.differences)):
-        if items:
-            out += ["", name]
-            out += [line for item in items for line in bullet(_clean(item))]
+    out = [*paragraph(headline(found)), "", *lines(table(found))]
+    for name, items in lists_of(found, gates):
+        out += ["", name]
+        out += [line for item in items for line in bullet(_clean(item))]
     return "\n".join(out) + "\n"
+
+
+def title(found: Comparison) -> str:
+    """What is compared: "old-run -> new-run"."""
+    return f"{_clean(found.before)} -> {_clean(found.after)}"
+
+
+def table(found: Comparison) -> Table:
+    """Every figure before and after, its change, and whether that is more than noise."""
+    rows = tuple(map(_row, found.changes))
+    return Table(title(found), _COLUMNS, rows, notes=(_confidence(found),))
+
+
+def change_row(row: Change) -> tuple[str, str, str]:
+    """The figure's name, its change and the interval of that."""
+    points = row.metric == ERRORS
+    return row.metric, percent(row.change, points=points), _interval(row, points)
+
+
+def lists_of(found: Comparison, gates: Sequence[GateCheck]) -> list[tuple[str, list[str]]]:
+    """What stands below the table: heading and items of each part that is not empty."""
+    parts = (
+        ("Gates", [_gate(gate, found) for gate in gates]),
+        ("Not to be believed", list(found.invalid)),
+        ("Also differs", list(found.differences)),
+    )
+    return [(name, items) for name, items in parts if items]
+
+
+def page_headline(compared: Sequence[tuple[Comparison, Sequence[GateCheck]]]) -> Headline:
+    """The one answer above all comparisons: what is worse first, and whether the gates are met."""
+    gates = [check for _, checks in compared for check in checks]
+    outcomes = {row.outcome for found, _ in compared for row in found.changes}
+    failed = any(check.verdict is Verdict.FAIL for check in gates)
+    badge, tone = "NO DIFFERENCE SHOWN", "neutral"
+    if any(found.invalid for found, _ in compared):
+        badge, tone = "INVALID", "invalid"
+    elif failed:
+        badge, tone = "GATE NOT MET", "fail"
+    elif "worse" in outcomes:
+        badge, tone = "WORSE", "fail"
+    elif "better" in outcomes:
+        badge, tone = "BETTER", "pass"
+    said = [headline(found) for found, _ in compared]
+    several = tuple(f"{title(found)}: {headline(found)}" for found, _ in compared)
+    return Headline(
+        badge=badge,
+        tone=tone,
+        plain=said[0] if len(said) == 1 else f"{len(said)} comparisons with one run or search.",
+        quote=title(compared[0][0]) if len(said) == 1 else "",
+        todo=several if len(said) > 1 else (),
+    )
 
 
 def comparison_markdown(found: Comparison, gates: Sequence[GateCheck] = ()) -> str:
@@ -45,13 +92,8 @@ def comparison_markdown(found: Comparison, gates: Sequence[GateCheck] = ()) -> s
     out += ["| figure | before | after | change | interval | |", "|---|--:|--:|--:|--:|---|"]
     out += ["| " + " | ".join(_escaped(cell) for cell in _row(row)) + " |" for row in found.changes]
     out += ["", _confidence(found)]
-    for name, items in (
-        ("Gates", [_gate(gate, found) for gate in gates]),
-        ("Not to be believed", [_clean(item) for item in found.invalid]),
-        ("Also differs", [_clean(item) for item in found.differences]),
-    ):
-        if items:
-            out += ["", f"{name}:", "", *(f"- {_escaped(item)}" for item in items)]
+    for name, items in lists_of(found, gates):
+        out += ["", f"{name}:", "", *(f"- {_escaped(_clean(item))}" for item in items)]
     return "\n".join(out) + "\n"
 
 

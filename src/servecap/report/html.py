@@ -15,12 +15,16 @@ from markupsafe import Markup
 
 from servecap import __version__
 from servecap.cell import Cell
+from servecap.compare import Comparison
+from servecap.gate import GateCheck
 from servecap.metrics import Summary
 from servecap.plan.answer import Plan
 from servecap.report import (
     canvas,
     chart_capacity,
+    chart_compare,
     charts,
+    compare_text,
     facts,
     language,
     overview,
@@ -64,6 +68,14 @@ class RunPart(msgspec.Struct, frozen=True, kw_only=True):
     repeat: str
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """One comparison, its gates, and the two runs where it is one of runs."""
+
+    found: Comparison
+    gates: Sequence[GateCheck] = ()
+    pair: chart_compare.Pair | None = None
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the report that is about more than one run."""
 
@@ -81,6 +93,7 @@ def write_html(
     search: SearchResult | None = None,
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
+    compared: Sequence[Compared] = (),
     title: str = "servecap report",
     lang: str = "en",
 ) -> None:
@@ -90,7 +103,9 @@ def write_html(
         UsageError: nothing is given, or there are no texts in that language.
         OSError: the file cannot be written.
     """
-    page = render(runs=runs, search=search, cells=cells, plan=plan, title=title, lang=lang)
+    page = render(
+        runs=runs, search=search, cells=cells, plan=plan, compared=compared, title=title, lang=lang
+    )
     Path(path).write_text(page, encoding="utf-8")
 
 
@@ -100,6 +115,7 @@ def render(
     search: SearchResult | None = None,
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
+    compared: Sequence[Compared] = (),
     title: str = "servecap report",
     lang: str = "en",
 ) -> str:
@@ -111,8 +127,12 @@ def render(
         UsageError: nothing is given, or there are no texts in that language.
     """
     language.check(lang)
-    head = overview.headline(runs, search, cells, plan)
+    if compared:
+        head = compare_text.page_headline([(x.found, x.gates) for x in compared])
+    else:
+        head = overview.headline(runs, search, cells, plan)
     sections = [
+        *(_compared_section(x, f"compare{i}", lang) for i, x in enumerate(compared, start=1)),
         *([_plan_section(plan, lang)] if plan is not None else []),
         *([_search_section(search, lang)] if search is not None else []),
         *([_matrix_section(cells, lang)] if cells else []),
@@ -137,6 +157,23 @@ def render(
         dark=canvas.DARK,
         version=__version__,
         method=METHOD,
+    )
+
+
+def _compared_section(told: Compared, name: str, lang: str) -> Section:
+    found = told.found
+    changes = chart_compare.change_chart(found, name)
+    drawn = [] if changes is None else [changes]
+    tables = [msgspec.structs.replace(compare_text.table(found), title="Figures")]
+    if told.pair is not None:
+        drawn += chart_compare.latency_charts(told.pair, name)
+        tables.append(overview.runs_table(told.pair))
+    return Section(
+        name=name,
+        title=compare_text.title(found),
+        tables=tables,
+        pictures=[picture(chart, lang) for chart in drawn],
+        lists=_clean_lists(compare_text.lists_of(found, told.gates)),
     )
 
 
