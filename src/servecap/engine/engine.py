@@ -6,11 +6,15 @@ import msgspec
 
 from servecap.engine.cost import StepCost
 from servecap.engine.kv import BLOCK_TOKENS, BlockPool, blocks_for
-from servecap.engine.scheduler import Batch, Policy, Queues, Sequence, scheduler_for
+from servecap.engine.queues import Batch, Queues, Sequence
+from servecap.engine.scheduler import Policy, scheduler_for
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
     """A prompt and an answer of known length; `reserve_tokens`: the longest answer allowed.
+
+    `keys` stand for the prompt's leading blocks of 16 tokens, each for its block's content and all
+    before it: whoever has the same key shares the block. Only an engine with a prefix cache looks.
 
     Raises:
         ValueError: a length is less than 1, or the answer longer than what is reserved.
@@ -20,6 +24,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     prompt_tokens: int
     output_tokens: int
     reserve_tokens: int | None = None  # None: as long as the answer
+    keys: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.output_tokens < 1:
@@ -38,6 +43,7 @@ class Step(msgspec.Struct, frozen=True):
     first: tuple[int, ...] = ()  # got their first token
     finished: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
+    hits: dict[int, int] = {}  # id -> prompt tokens found in the prefix cache, when it started
 
 
 class Engine:
@@ -51,12 +57,19 @@ class Engine:
         policy: who runs in it.
         kv_tokens: tokens whose keys and values fit into memory.
         max_context_tokens: longest prompt and answer together.
+        prefix_cache: whether blocks of prompts are shared and kept.
     Raises:
         ValueError: not even one block of KV fits.
     """
 
     def __init__(
-        self, cost: StepCost, policy: Policy, *, kv_tokens: int, max_context_tokens: int
+        self,
+        cost: StepCost,
+        policy: Policy,
+        *,
+        kv_tokens: int,
+        max_context_tokens: int,
+        prefix_cache: bool = False,
     ) -> None:
         if kv_tokens < BLOCK_TOKENS:
             raise ValueError(f"kv_tokens {kv_tokens} are less than one block")
@@ -66,6 +79,7 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._max_context_tokens = max_context_tokens
         self._last_s = 0.0
+        self.prefix_cache = prefix_cache
         self.preemptions = 0
 
     @property
@@ -104,7 +118,7 @@ class Engine:
         """
         if request.id in self._sequences:
             raise ValueError(f"request {request.id} is already in the engine")
-        sequence = _sequence(request)
+        sequence = self._sequence(request)
         reason = self._refusal(sequence)
         if reason is None:
             self._sequences[request.id] = sequence
@@ -113,7 +127,16 @@ class Engine:
 
     def refusal(self, request: EngineRequest) -> str | None:
         """Why the request could never be served; None: it could."""
-        return self._refusal(_sequence(request))
+        return self._refusal(self._sequence(request))
+
+    def _sequence(self, request: EngineRequest) -> Sequence:
+        return Sequence(
+            request.id,
+            prompt_tokens=request.prompt_tokens,
+            output_tokens=request.output_tokens,
+            reserve_tokens=request.reserve_tokens or request.output_tokens,
+            keys=request.keys if self.prefix_cache else (),
+        )
 
     def _refusal(self, sequence: Sequence) -> str | None:
         total = sequence.prompt_tokens + sequence.reserve_tokens
@@ -145,12 +168,15 @@ class Engine:
             sequence.cached += 1
             sequence.generated += 1
         started: list[int] = []
+        hits: dict[int, int] = {}
         first: list[int] = []
         sampled = decoded if not batch.chunks else list(decoded)
         for sequence, tokens in batch.chunks:
             if not sequence.started:
                 sequence.started = True
                 started.append(sequence.id)
+                if sequence.hit_tokens:
+                    hits[sequence.id] = sequence.hit_tokens
             whole = tokens == sequence.missing
             sequence.cached += tokens
             if whole:
@@ -167,6 +193,7 @@ class Engine:
             tuple(first),
             self._finish(sampled),
             tuple([s.id for s in batch.preempted]),
+            hits,
         )
 
     def _finish(self, sampled: list[Sequence]) -> tuple[int, ...]:
@@ -190,12 +217,3 @@ class Engine:
         else:
             self._queues.waiting.remove(sequence)
         return True
-
-
-def _sequence(request: EngineRequest) -> Sequence:
-    return Sequence(
-        request.id,
-        prompt_tokens=request.prompt_tokens,
-        output_tokens=request.output_tokens,
-        reserve_tokens=request.reserve_tokens or request.output_tokens,
-    )

@@ -1,8 +1,8 @@
-"""The engine in virtual time, compiled: the same times as `Engine` gives, a thousand times faster.
+"""The engine in virtual time, compiled: the times that `Engine` gives, thousands of times faster.
 
-`Engine` is the reference and is what the emulator runs on; a property test holds the two against
-each other. Here runs of decode steps in which nobody comes, goes or needs memory that is not
-there are skipped in closed form, so that the work grows with requests and not with tokens.
+`Engine` (and `Router`) is the reference, on which the emulator runs; a property test holds the two
+against each other. Here runs of decode steps in which nobody comes, goes or needs memory that
+is not there are skipped in closed form, so that the work grows with requests and not with tokens.
 With numba (`pip install "servecap[fast]"`) the loops are compiled; without it they run as they are.
 """
 
@@ -13,13 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecap.engine.cost import StepCoefficients
-from servecap.engine.kernel import serve_all
-from servecap.engine.kernel_steps import COMPILED as COMPILED
+from servecap.engine.kernel_serve import GIVEN, LEAST_LOAD, ROUND_ROBIN, STICKY, serve_all
+from servecap.engine.kernel_state import (
+    CHUNKED,
+    HIT,
+    OUTPUT,
+    PREEMPTED,
+    PREFILL_FIRST,
+    PROMPT,
+    RESERVE,
+    SEQ,
+    STATE,
+    USER,
+    VLLM_2023,
+    Engines,
+)
+from servecap.engine.kernel_state import COMPILED as COMPILED
 from servecap.engine.kv import BLOCK_TOKENS
-from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+from servecap.engine.router import Routing
+from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, Vllm2023
+from servecap.rand import stream
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class Prefixes(msgspec.Struct, frozen=True):
+    """What prompts have in common: keys as `EngineRequest.keys`, 0 to `count` - 1.
+
+    Request i's are `keys[at[i]:at[i + 1]]`; those that no other request has may be left out.
+    """
+
+    keys: Ints
+    at: Ints
+    count: int
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -34,6 +61,7 @@ class Traffic(msgspec.Struct, frozen=True):
     output_tokens: Ints
     reserve_tokens: Ints  # longest answer that the server must expect
     think_s: Floats
+    prefixes: Prefixes | None = None  # None: no prefix cache
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -44,6 +72,7 @@ class Answers(msgspec.Struct, frozen=True):
     started_s: Floats  # its prompt was computed for the first time
     first_s: Floats
     end_s: Floats
+    hit_tokens: Ints  # of the prompt, found in the prefix cache
     preemptions: int
 
 
@@ -54,43 +83,99 @@ def serve(
     *,
     kv_tokens: int,
     max_context_tokens: int,
+    instances: int = 1,
+    routing: Routing = "least-load",
+    seed: int = 0,
 ) -> Answers:
-    """The answers that one engine gives; all requests are sent and answered, or refused.
+    """The answers that a `Router` with so many engines gives; nobody is left without one.
 
     A refused request takes a millisecond, as in `simulate`.
     """
     n = len(traffic.prompt_tokens)
-    times = np.full((4, n), np.nan)
-    users = np.zeros(n, np.int64)
     settings = settings_of(policy, kv_tokens, max_context_tokens)
-    preemptions = serve_all(
-        np.array(msgspec.structs.astuple(cost)),
-        settings,
-        traffic.start_s,
-        traffic.prompt_tokens,
-        traffic.output_tokens,
-        traffic.reserve_tokens,
-        traffic.think_s,
-        users,
-        times,
+    places = max(1, min(n, int(settings[2])))
+    count = 0 if traffic.prefixes is None else traffic.prefixes.count
+    none = np.zeros(0, np.int64)
+    keys, at = (none, none) if not count or traffic.prefixes is None else _whole(traffic)
+    engines = Engines(
+        c=np.array(msgspec.structs.astuple(cost)),
+        s=settings,
+        state=np.zeros((instances, STATE), np.int64),
+        clock=np.zeros((instances, 2)),
+        phases=np.zeros((instances, BLOCK_TOKENS), np.int64),
+        ends=np.zeros((instances, places), np.int64),
+        seq=np.zeros((SEQ, n), np.int64),
+        times=np.full((4, n), np.nan),
+        sums=np.zeros(5),
+        keys=keys,
+        key_at=at,
+        held=np.zeros(len(keys), np.int64),
+        holders=np.full((instances, count), -1, np.int64),
+        order=np.zeros((3, instances, count + 1), np.int64),
     )
-    return Answers(users, times[0], times[1], times[2], times[3], int(preemptions))
+    seq, times = engines.seq, engines.times
+    seq[PROMPT], seq[OUTPUT] = traffic.prompt_tokens, traffic.output_tokens
+    seq[RESERVE], seq[HIT] = traffic.reserve_tokens, -1
+    way, picks = _route(routing, instances, n, seed)
+    due = np.empty(len(traffic.start_s) + 1), np.empty(len(traffic.start_s) + 1, np.int64)
+    serve_all(engines, traffic.start_s, traffic.think_s, way, picks, *due)
+    hits = np.maximum(seq[HIT], 0)
+    return Answers(
+        seq[USER],
+        times[0],
+        times[1],
+        times[2],
+        times[3],
+        hits,
+        int(engines.state[:, PREEMPTED].sum()),
+    )
+
+
+def _whole(traffic: Traffic) -> tuple[Ints, Ints]:
+    """The keys, without those whose block is not all prompt."""
+    prefixes = traffic.prefixes
+    assert prefixes is not None
+    starts, counts = prefixes.at[:-1], np.diff(prefixes.at)
+    kept = np.minimum(counts, traffic.prompt_tokens // BLOCK_TOKENS)
+    at = np.concatenate([[0], np.cumsum(kept)])
+    keys = np.concatenate(
+        [prefixes.keys[a : a + m] for a, m in zip(starts, kept, strict=True)]
+    ).astype(np.int64)
+    return keys, at
+
+
+def _route(routing: Routing, instances: int, n: int, seed: int) -> tuple[int, Ints]:
+    """The kernel's name of the routing, and where each request goes if that is drawn."""
+    none = np.zeros(0, np.int64)
+    match routing:
+        case "least-load":
+            return LEAST_LOAD, none
+        case "round-robin":
+            return ROUND_ROBIN, none
+        case "sticky":
+            return STICKY, none
+        case "random":
+            draws = stream(seed, "route")
+            return GIVEN, np.array([draws.randrange(instances) for _ in range(n)], np.int64)
 
 
 def settings_of(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats:
     """The policy and the room as the kernel takes them."""
     blocks = kv_tokens // BLOCK_TOKENS
+    between, spared = True, 0
     match policy:
         case ChunkedPrefill():
-            own = (0.0, policy.step_tokens, policy.max_running, 0.0, 0.0)
-            between = True
+            own = (CHUNKED, policy.step_tokens, policy.max_running, 0.0, 0.0)
+        case Vllm2023():
+            own = (VLLM_2023, policy.step_tokens, policy.max_running, 0.0, 0.0)
+            spared = int(policy.watermark_share * blocks)
         case PrefillFirst():
             own = (
-                1.0,
+                PREFILL_FIRST,
                 policy.max_batch_prefill_tokens,
                 policy.max_running,
                 policy.waiting_served_ratio,
                 policy.max_waiting_tokens,
             )
             between = policy.decode_between
-    return np.array([*own, blocks, max_context_tokens, between], np.float64)
+    return np.array([*own, blocks, max_context_tokens, between, spared], np.float64)

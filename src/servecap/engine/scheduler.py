@@ -3,108 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Protocol
 
 import msgspec
 
-from servecap.engine.cost import StepWork
-from servecap.engine.kv import BLOCK_TOKENS, BlockPool, blocks_for
-
-
-class Sequence:
-    """A request inside the engine.
-
-    `cached` tokens have their keys and values in the pool. A sequence gets its next token when
-    all of `prompt_tokens + generated` have been computed; after a preemption, that means again.
-    """
-
-    __slots__ = (
-        "blocks", "cached", "generated", "id", "output_tokens", "prompt_tokens", "reserve_tokens",
-        "started",
-    )  # fmt: skip
-
-    def __init__(
-        self, id: int, *, prompt_tokens: int, output_tokens: int, reserve_tokens: int
-    ) -> None:
-        self.id = id
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.reserve_tokens = reserve_tokens  # longest answer that the server must expect
-        self.generated = 0
-        self.cached = 0
-        self.blocks = 0
-        self.started = False
-
-    @property
-    def missing(self) -> int:
-        """Tokens to compute before the next one can be sampled; 1 while decoding."""
-        return self.prompt_tokens + self.generated - self.cached
-
-    @property
-    def decoding(self) -> bool:
-        return self.generated > 0 and self.cached == self.prompt_tokens + self.generated - 1
-
-
-class Queues:
-    """The state that a scheduler decides on: who waits, who runs (oldest first), free blocks."""
-
-    def __init__(self, pool: BlockPool) -> None:
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
-        self.pool = pool
-
-    def hold(self, sequence: Sequence, tokens: int) -> bool:
-        """Makes *sequence* hold blocks for *tokens* tokens; False where the pool has too few."""
-        more = blocks_for(tokens) - sequence.blocks
-        if more > 0:
-            if not self.pool.take(more):
-                return False
-            sequence.blocks += more
-        return True
-
-    def release(self, sequence: Sequence) -> None:
-        self.pool.give(sequence.blocks)
-        sequence.blocks = 0
-
-    def preempt_youngest(self) -> Sequence:
-        """Sends the youngest running sequence back to the head of the queue, without its KV."""
-        victim = self.running.pop()
-        self.release(victim)
-        victim.cached = 0
-        self.waiting.appendleft(victim)
-        return victim
-
-
-class Batch:
-    """One step's work: sequences that decode a token, and chunks of prompts (with their length)."""
-
-    __slots__ = ("chunks", "decodes", "preempted")
-
-    def __init__(self) -> None:
-        self.decodes: list[Sequence] = []
-        self.chunks: list[tuple[Sequence, int]] = []
-        self.preempted: list[Sequence] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.decodes or self.chunks)
-
-    def work(self) -> StepWork:
-        """What the step costs depends on this only."""
-        decodes = self.decodes
-        context = sum([s.cached for s in decodes]) + len(decodes)
-        if not self.chunks:
-            return StepWork(len(decodes), context, 0, 0.0, 0, len(decodes))
-        return StepWork(
-            decode_sequences=len(decodes),
-            decode_context=context,
-            prefill_tokens=sum([n for _, n in self.chunks]),
-            # A chunk's queries see all that is cached and, on average, half of the chunk.
-            prefill_pairs=sum([n * (s.cached + (n + 1) / 2) for s, n in self.chunks]),
-            prefill_context=sum([s.cached for s, _ in self.chunks]),
-            sampled=len(decodes) + sum([n == s.missing for s, n in self.chunks]),
-            prefill_sequences=len(self.chunks),
-        )
+from servecap.engine.kv import BLOCK_TOKENS
+from servecap.engine.queues import Batch, Queues, Sequence
 
 
 class Scheduler(Protocol):
@@ -155,9 +59,7 @@ class ChunkedPrefill(
         while index < len(running) and budget > 0:
             sequence = running[index]
             tokens = min(sequence.missing, budget)
-            if sequence.cached + tokens > sequence.blocks * BLOCK_TOKENS and not self._make_room(
-                queues, batch, sequence, sequence.cached + tokens
-            ):
+            if not queues.make_room(sequence, sequence.cached + tokens, batch):
                 break  # it was the youngest itself: it waits now
             if sequence.decoding:
                 batch.decodes.append(sequence)
@@ -167,22 +69,73 @@ class ChunkedPrefill(
             index += 1
         return budget
 
-    def _make_room(self, queues: Queues, batch: Batch, sequence: Sequence, tokens: int) -> bool:
-        while not queues.hold(sequence, tokens):
-            victim = queues.preempt_youngest()
-            batch.preempted.append(victim)
-            if victim is sequence:
-                return False
-        return True
-
     def _admit(self, queues: Queues, batch: Batch, budget: int) -> None:
         while queues.waiting and budget > 0 and len(queues.running) < self.max_running:
             sequence = queues.waiting[0]
-            tokens = min(sequence.missing, budget)
-            if blocks_for(sequence.missing) > queues.pool.free:
+            if queues.needed(sequence, sequence.missing) > queues.pool.free:
                 return
-            queues.hold(sequence, tokens)
-            queues.running.append(queues.waiting.popleft())
+            queues.admit(sequence)
+            tokens = min(sequence.missing, budget)
+            queues.hold(sequence, sequence.cached + tokens)
+            batch.chunks.append((sequence, tokens))
+            budget -= tokens
+
+
+class Vllm2023(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="vllm-2023",
+):
+    """vLLM until 0.5: a step computes whole prompts or else one token of all that run.
+
+    Prompts go first, as many as fit into the budget, the places and the memory, of which
+    `watermark_share` stays free then. Where blocks run out in decode, the youngest running
+    sequence is preempted and computed again later, its answer so far like a prompt.
+
+    Source: vLLM's scheduler of 2023 (vllm/core/scheduler.py, 0.1 to 0.4) with its defaults. Here
+    an idle engine lets anybody in who fits at all, where vLLM would wait or give up.
+    """
+
+    step_tokens: int = 4096  # vLLM: the model's context, at least 2048
+    max_running: int = 256
+    watermark_share: float = 0.01
+
+    def refusal(self, sequence: Sequence) -> str | None:
+        if sequence.prompt_tokens <= self.step_tokens:
+            return None
+        tokens = sequence.prompt_tokens
+        return f"the prompt's {tokens} tokens are more than step_tokens {self.step_tokens}"
+
+    def next_batch(self, queues: Queues) -> Batch:
+        batch = Batch()
+        self._admit(queues, batch)
+        if batch.chunks:
+            return batch
+        index = 0
+        while index < len(queues.running):
+            sequence = queues.running[index]
+            if not queues.make_room(sequence, sequence.cached + 1, batch):
+                break
+            batch.decodes.append(sequence)
+            index += 1
+        return batch
+
+    def _admit(self, queues: Queues, batch: Batch) -> None:
+        budget = self.step_tokens
+        spared = int(self.watermark_share * queues.pool.total)
+        while queues.waiting and len(queues.running) < self.max_running:
+            sequence = queues.waiting[0]
+            left = queues.pool.free - queues.needed(sequence, sequence.missing)
+            if left < (spared if queues.running else 0):
+                return
+            tokens = sequence.missing - queues.known(sequence) * BLOCK_TOKENS
+            if tokens > budget and batch.chunks:  # one alone may be too long: computed again
+                return
+            queues.admit(sequence)
+            queues.hold(sequence, sequence.cached + tokens)
             batch.chunks.append((sequence, tokens))
             budget -= tokens
 
@@ -240,8 +193,8 @@ class PrefillFirstScheduler:
         chosen = [] if self._joined else self._newcomers(queues)
         self._joined = bool(chosen and queues.running and self._policy.decode_between)
         for sequence in chosen:
+            queues.admit(sequence)
             queues.hold(sequence, sequence.prompt_tokens + sequence.reserve_tokens)
-            queues.running.append(queues.waiting.popleft())
             batch.chunks.append((sequence, sequence.missing))
         if chosen:
             self._waiting_tokens = 1
@@ -261,8 +214,8 @@ class PrefillFirstScheduler:
         room = self._policy.max_running - len(queues.running)
         chosen: list[Sequence] = []
         for sequence in queues.waiting:
-            prompt_budget -= sequence.prompt_tokens
-            blocks -= blocks_for(sequence.prompt_tokens + sequence.reserve_tokens)
+            prompt_budget -= sequence.missing - queues.known(sequence) * BLOCK_TOKENS
+            blocks -= queues.needed(sequence, sequence.prompt_tokens + sequence.reserve_tokens)
             if prompt_budget < 0 or blocks < 0 or len(chosen) == room:
                 break
             chosen.append(sequence)
@@ -274,14 +227,30 @@ class PrefillFirstScheduler:
         return max(1, math.floor(running * self._policy.waiting_served_ratio))
 
 
-Policy = ChunkedPrefill | PrefillFirst
+def static_batching(*, max_running: int, step_tokens: int = 16384) -> PrefillFirst:
+    """A batch is taken when nobody runs, and nobody joins until its last answer is whole.
+
+    So did servers before continuous batching: FasterTransformer, and whoever calls `generate`
+    with a list of prompts. An answer is handed out as it grows; its place then stays empty.
+    """
+    return PrefillFirst(
+        waiting_served_ratio=_NEVER,
+        max_waiting_tokens=int(_NEVER),
+        max_batch_prefill_tokens=step_tokens,
+        max_running=max_running,
+    )
+
+
+_NEVER = 1e12  # times as many as run, or decode steps: more than there will be
+
+Policy = ChunkedPrefill | Vllm2023 | PrefillFirst
 
 
 def scheduler_for(policy: Policy) -> Scheduler:
     """The machine that carries out *policy*."""
     match policy:
-        case ChunkedPrefill():
-            return policy  # it keeps no state of its own
+        case ChunkedPrefill() | Vllm2023():
+            return policy  # they keep no state of their own
         case PrefillFirst():
             return PrefillFirstScheduler(policy)
 
@@ -289,7 +258,7 @@ def scheduler_for(policy: Policy) -> Scheduler:
 def step_tokens(policy: Policy) -> int:
     """Most tokens that one step computes."""
     match policy:
-        case ChunkedPrefill():
+        case ChunkedPrefill() | Vllm2023():
             return policy.step_tokens
         case PrefillFirst():
             return max(policy.max_batch_prefill_tokens, policy.max_running)
