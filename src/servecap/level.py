@@ -145,6 +145,7 @@ def cut_off(arrival: Arrival, now_s: float) -> Record:
         outcome=Outcome.CENSORED,
         session=arrival.request.session,
         turn=arrival.request.turn,
+        part=arrival.request.part,
     )
 
 
@@ -160,6 +161,7 @@ def turned_away(arrival: Arrival, now_s: float, ceiling: int) -> Record:
         error=f"{NOT_SENT} {ceiling} requests were in flight already",
         session=arrival.request.session,
         turn=arrival.request.turn,
+        part=arrival.request.part,
     )
 
 

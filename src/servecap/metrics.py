@@ -42,6 +42,18 @@ class LimitCheck(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class PartFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a mix of workloads, in the window of the run."""
+
+    name: str  # the workload
+    share: float  # of requests (of sessions, where it has them) that was asked for
+    requests: int
+    requests_ok: int
+    error_rate: float | None  # None: it had no request
+    qps: float
+    client: dict[str, Distribution]  # as in `Summary`, without gap and lag
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Every figure of a run. Latencies: `client` and `server` by metric name, seconds.
 
@@ -74,6 +86,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     scheduled_rps: float | None = None  # open loop: arrivals planned in the window, by its length
     achieved_rps: float | None = None  # open loop: requests that were sent in it, by its length
     rate_of: Literal["requests", "sessions"] = "requests"  # what the three rates above count
+    parts: tuple[PartFigures, ...] = ()  # of a mix
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -75,6 +75,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     turn: int = 0
     prefix_tokens: int | None = None  # leading tokens shared with another request
     due_s: float | None = None  # when a trace says that it is sent, since the trace's start
+    part: int | None = None  # of a mix of workloads, counted from 0
     turns_left: int = 0  # so many of the requests that follow are later turns of its session
 
 
@@ -137,6 +138,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     session: int | None = None
     turn: int = 0
+    part: int | None = None
 
     @property
     def turned_away(self) -> bool:

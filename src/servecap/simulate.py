@@ -322,6 +322,7 @@ def _record(
         error=error,
         session=request.session,
         turn=request.turn,
+        part=request.part,
     )
 
 

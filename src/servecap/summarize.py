@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from servecap import audit, schedule, stats, steady, verdict
-from servecap.metrics import LimitCheck, Summary, Verdict, Window
+from servecap.metrics import LimitCheck, PartFigures, Summary, Verdict, Window
 from servecap.record import Outcome, Record
 from servecap.run import Run
 from servecap.scenario import OpenLoop, Scenario
 from servecap.slo import Slo
+from servecap.workload import mix
 
 _UNBORN = (Outcome.CENSORED, Outcome.CANCELLED)
 
@@ -59,10 +60,35 @@ def summarize(run: Run) -> Summary:
         scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
         achieved_rps=_rate_rps((r.sent_s for r in came if not r.turned_away), scenario, window),
         rate_of="sessions" if of_sessions else "requests",
+        parts=_parts(inside, scenario, span_s),
         not_sent=sum(r.turned_away for r in records),
     )
     reasons, warnings = audit.audit(run, partial, inside)
     return _with_audit(partial, reasons, warnings)
+
+
+def _parts(inside: Sequence[Record], scenario: Scenario, span_s: float) -> tuple[PartFigures, ...]:
+    """The figures of each workload of a mix; nothing for a single one."""
+    source = scenario.workload.source
+    if not source.startswith(mix.PREFIX):
+        return ()
+    found: list[PartFigures] = []
+    for place, (share, name) in enumerate(mix.parse(source)):
+        own = [r for r in inside if r.part == place]
+        good = [r for r in own if r.ok]
+        told = _client(good, lag_known=False)  # the lag is of the client, not of a part
+        found.append(
+            PartFigures(
+                name=name,
+                share=share,
+                requests=len(own),
+                requests_ok=len(good),
+                error_rate=(len(own) - len(good)) / len(own) if own else None,
+                qps=_per_s(len(good), span_s),
+                client={key: d for key, d in told.items() if key != "gap"},
+            )
+        )
+    return tuple(found)
 
 
 def _with_audit(summary: Summary, reasons: list[str], warnings: list[str]) -> Summary:

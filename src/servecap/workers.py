@@ -301,5 +301,6 @@ class Workers:
                         error=why,
                         session=arrival.request.session,
                         turn=arrival.request.turn,
+                        part=arrival.request.part,
                     )
                 )

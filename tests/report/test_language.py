@@ -22,7 +22,15 @@ from servecap.report import canvas, html, language
 from servecap.report.language import parse, say
 from servecap.report.table import Table, text_column
 from servecap.run import LoadNode, Run, Status
-from servecap.scenario import ClosedLoop, Exponential, Load, Lognormal, Measured, OpenLoop
+from servecap.scenario import (
+    ClosedLoop,
+    Exponential,
+    Load,
+    Lognormal,
+    Measured,
+    OpenLoop,
+    WorkloadSpec,
+)
 from servecap.summarize import summarize
 
 CHAT = Path(__file__).resolve().parents[2] / "../shared/data/matrix_chat.csv"
@@ -63,6 +71,16 @@ def runs() -> Iterator[Run]:
     for load in loads:
         yield play(load=load, end_s=25)
     yield from clustered(play(end_s=25))
+    yield mixed(play(end_s=30))
+
+
+def mixed(run: Run) -> Run:
+    """The run as if every other request were of another workload."""
+    spec = WorkloadSpec(source="mix:70%chat-en,30%long.jsonl")
+    scenario = msgspec.structs.replace(run.scenario, workload=spec)
+    records = [msgspec.structs.replace(r, part=r.request_id % 2) for r in run.records]
+    header = msgspec.structs.replace(run.header, scenario=scenario)
+    return msgspec.structs.replace(run, header=header, records=records)
 
 
 def clustered(run: Run) -> Iterator[Run]:

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from statistics import fmean
 
 import msgspec
 import pytest
 import synthetic
 
+from servecap import steady
 from servecap.metrics import LimitCheck, Summary, Verdict
 from servecap.record import TokenSource
 from servecap.report import units
 from servecap.report.text import summary_text
 from servecap.run import Run, Status
-from servecap.scenario import OpenLoop
+from servecap.scenario import OpenLoop, WorkloadSpec
 from servecap.slo import Limit
 from servecap.summarize import summarize
 
@@ -161,7 +163,58 @@ def test_summary_type_has_no_figure_that_the_report_forgets() -> None:
         "window", "users", "rate_rps", "in_flight_mean", "in_flight_max", "benchmark_time_s",
         "requests", "requests_ok", "requests_censored", "errors", "error_rate", "qps",
         "output_tps", "total_tps", "goodput_rps", "client", "server", "token_sources", "checks",
-        "verdict", "scheduled_rps", "achieved_rps", "rate_of", "not_sent", "invalid_reasons",
-        "warnings",
+        "verdict", "scheduled_rps", "achieved_rps", "rate_of", "parts", "not_sent",
+        "invalid_reasons", "warnings",
     }  # fmt: skip
     assert set(Summary.__struct_fields__) == shown
+
+
+def mixed() -> Run:
+    """A run whose every third request is a long one of the second workload, and some fail."""
+    run = synthetic.run(end_s=60)
+    spec = WorkloadSpec(source="mix:70%chat-en,30%docs/long.jsonl")
+    scenario = msgspec.structs.replace(run.scenario, workload=spec)
+    records = [
+        msgspec.structs.replace(
+            r, part=int(r.request_id % 3 == 0), prompt_tokens=3000 if r.request_id % 3 == 0 else 50
+        )
+        for r in run.records
+    ]
+    header = msgspec.structs.replace(run.header, scenario=scenario)
+    return msgspec.structs.replace(run, header=header, records=records)
+
+
+def test_mix_tells_the_figures_of_each_part() -> None:
+    run = mixed()
+    summary = summarize(run)
+    chat, docs = summary.parts
+    assert (chat.name, chat.share) == ("chat-en", 0.7)
+    assert docs.name == "docs/long.jsonl"
+    assert docs.share == pytest.approx(0.3)
+    assert chat.requests + docs.requests == summary.requests
+    assert chat.requests_ok + docs.requests_ok == summary.requests_ok
+    assert chat.qps + docs.qps == pytest.approx(summary.qps)
+    failed = sum((p.error_rate or 0.0) * p.requests for p in summary.parts)
+    assert failed == pytest.approx(summary.error_rate * summary.requests)
+    own = [r for r in steady.counted(run.records, summary.window) if r.ok and r.part == 1]
+    assert docs.client["ttft"].mean == pytest.approx(fmean(r.ttft_s or 0.0 for r in own))
+    assert docs.client["prompt_tokens"].max == docs.client["prompt_tokens"].min == 3000
+    assert set(docs.client) == {
+        "ttft", "ttft_sent", "tpot", "e2e", "prompt_tokens", "output_tokens"
+    }  # fmt: skip
+    text = told(run)
+    assert "Parts of the mix" in text
+    assert len([line for line in text.splitlines() if "docs/long.jsonl" in line]) >= 4
+    assert max(map(units.width, text.splitlines())) <= 100
+
+
+def test_part_without_a_request_has_no_figures() -> None:
+    run = mixed()
+    kept = [r for r in run.records if r.part == 0]
+    _, docs = summarize(msgspec.structs.replace(run, records=kept)).parts
+    assert (docs.requests, docs.error_rate, docs.client) == (0, None, {})
+    assert "n/a" in next(
+        line
+        for line in told(msgspec.structs.replace(run, records=kept)).splitlines()
+        if "docs/long" in line
+    )

@@ -106,6 +106,7 @@ def test_mix_draws_by_share_and_keeps_sessions_whole() -> None:
     started = kinds[5] + kinds[4] / 2 + kinds[9]
     assert kinds[5] / started == pytest.approx(0.7, abs=0.03)
     assert kinds[9] / started == pytest.approx(0.1, abs=0.03)
+    assert {(r.part, r.max_output_tokens) for r in requests} == {(0, 5), (1, 4), (2, 9)}
     for one, two in pairwise(requests):
         if one.turns_left:
             assert (two.session, two.turn) == (one.session, 1)

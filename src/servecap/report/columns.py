@@ -46,6 +46,7 @@ FIELDS: tuple[Field, ...] = (
     Field("user", "int64", "user that sent it", lambda r: r.user),
     Field("session", "int64", "conversation it belongs to", lambda r: r.session),
     Field("turn", "int64", "turn in the conversation, from 0", lambda r: r.turn),
+    Field("part", "int64", "part of a mix of workloads, from 0", lambda r: r.part),
     Field("planned_s", "double", "when it was due, since the run's start", lambda r: r.planned_s),
     Field("sent_s", "double", "when it was sent", lambda r: r.sent_s),
     Field("first_token_s", "double", "when the first output arrived", lambda r: r.first_token_s),

@@ -10,6 +10,7 @@ import msgspec
 from servecap import verdict
 from servecap.metrics import LimitCheck, Summary
 from servecap.report import units, words
+from servecap.report.parts import part_tables
 from servecap.report.table import Column, Table, text_column
 from servecap.run import LoadNode, Run
 from servecap.stats import Distribution
@@ -29,6 +30,7 @@ def tables(run: Run, summary: Summary) -> list[Table]:
     return [
         slo_table(run, summary),
         latency_table(run, summary),
+        *part_tables(summary),
         system_table(summary),
         window_table(run, summary),
         client_table(run, summary),

@@ -228,6 +228,7 @@ class Exchange:
             error=error,
             session=request.session,
             turn=request.turn,
+            part=request.part,
         )
 
     def _tokens(self) -> tuple[int | None, int | None, TokenSource]:

@@ -58,6 +58,7 @@ def merged(
             yield msgspec.structs.replace(
                 request,
                 request_id=request_id,
+                part=place,
                 session=None if session is None else session * len(streams) + place,
             )
             request_id += 1
