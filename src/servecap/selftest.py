@@ -113,11 +113,13 @@ def kept() -> SelfTest | None:
 
 
 def nearness(records: list[Record], wall_s: float, processes: int) -> str | None:
-    """How near to its ceiling the client was, in words; None without a self-test."""
+    """How near to its ceiling the client was, in words; None without a self-test or events."""
     found = kept()
     if found is None or wall_s <= 0 or processes == 0:  # none: all of them were lost
         return None
     rate = sum(len(r.chunk_s) for r in records) / wall_s
+    if not rate:  # nothing was streamed
+        return None
     share = rate / (found.events_per_core_s * processes)
     return (
         f"the client took {rate:,.0f} events/s, {share:.0%} of what {processes} "

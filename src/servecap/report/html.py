@@ -241,23 +241,24 @@ def _clean_lists(lists: list[tuple[str, list[str]]]) -> list[tuple[str, list[str
 def _run_parts(runs: Runs, lang: str) -> list[RunPart]:
     budget = MOST_CHART_BYTES
     parts = []
+    titles = overview.run_titles(runs)
     for i, (run, summary) in enumerate(runs):
         name = f"run{i + 1}"
         drawn = i < MOST_RUNS_DRAWN and budget > 0
         told = charts.run_charts(run, summary, name) if drawn else []
         pictures = [picture(chart, lang) for chart in told]
         budget -= sum(len(p.wide) + len(p.narrow or "") for p in pictures)
-        parts.append(_run_part(name, run, summary, pictures, drawn=drawn))
+        parts.append(_run_part(name, titles[i], run, summary, pictures, drawn=drawn))
     return parts
 
 
 def _run_part(
-    name: str, run: Run, summary: Summary, pictures: list[Picture], *, drawn: bool
+    name: str, title: str, run: Run, summary: Summary, pictures: list[Picture], *, drawn: bool
 ) -> RunPart:
     slo, latency, *others = facts.tables(run, summary)
     return RunPart(
         name=name,
-        title=f"{words.target_name(run)} at {words.load_phrase(run.scenario.load)}",
+        title=title,
         head=words.headline(run, summary),
         figures=overview.key_figures(run, summary),
         slo=slo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -167,20 +168,31 @@ def key_figures(run: Run, summary: Summary) -> list[Figure]:
     ]
 
 
+def run_titles(runs: Runs) -> list[str]:
+    """What each run is called: target and load, with the folder where several are alike."""
+    plain = [f"{words.target_name(r)} at {words.load_phrase(r.scenario.load)}" for r, _ in runs]
+    return [
+        f"{title}, {units.clean(Path(run.path).name, 60)}"
+        if plain.count(title) > 1 and run.path
+        else title
+        for (run, _), title in zip(runs, plain, strict=True)
+    ]
+
+
 def runs_table(runs: Runs) -> Table:
     """The runs side by side."""
     rows = []
-    for run, summary in runs:
+    for (_, summary), title in zip(runs, run_titles(runs), strict=True):
         said = summary.verdict.value.upper() if summary.valid else "INVALID"
         rows.append(
             (
-                f"{words.target_name(run)} at {words.load_phrase(run.scenario.load)}",
+                title,
                 said,
                 *_level_figures(summary),
             )
         )
     return Table(
-        title="Runs side by side",
+        title="",
         columns=(text_column("run"), text_column("verdict"), *_LEVEL_COLUMNS),
         rows=tuple(rows),
     )
