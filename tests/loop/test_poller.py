@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -93,3 +95,43 @@ def test_alarm_for_what_has_passed_rings_at_once() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(talk())
+
+
+@pytest.mark.usefixtures("means")
+def test_what_is_put_off_is_done_in_order() -> None:
+    """More than fits into one turn goes on in the next, though no socket is ready any more."""
+    done: list[int] = []
+    slow_s = 0.0002
+
+    async def talk() -> None:
+        loop = asyncio.get_running_loop()
+        found = poller.Poller(loop)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        over = loop.create_future()
+
+        def work(number: int) -> None:
+            until_s = time.monotonic() + slow_s
+            while time.monotonic() < until_s:
+                pass
+            done.append(number)
+            if number == 19:
+                over.set_result(None)
+
+        def readable() -> None:
+            ours.recv(1)
+            for number in range(20):
+                found.put_off(partial(work, number))
+            assert not done, "not before the sockets were served"
+
+        found.reads(ours.fileno(), readable)
+        theirs.send(b"x")
+        await asyncio.wait_for(over, 30)
+        found.forget(ours.fileno())
+        found.close()
+        ours.close()
+        theirs.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(talk())
+    assert done == list(range(20))

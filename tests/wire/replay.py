@@ -11,7 +11,7 @@ import msgspec
 from servecap.record import Arrival, Counts, Message, Record, Request, Times
 from servecap.wire.api import Api
 from servecap.wire.connection import Owner
-from servecap.wire.exchange import Exchange
+from servecap.wire.exchange import Exchange, at_once
 from servecap.wire.openai import OpenAi
 from servecap.wire.tgi import Tgi
 
@@ -43,10 +43,12 @@ class Played:
         api: Api,
         request: Request = REQUEST,
         count_tokens: Callable[[str], int] | None = None,
+        put_off: Callable[[Callable[[], None]], None] = at_once,
     ) -> None:
         self.connection = DeadConnection()
         self.ended = 0
-        self.exchange = Exchange(Arrival(request, 3, 1.0), api, self._done, count_tokens)
+        arrival = Arrival(request, 3, 1.0)
+        self.exchange = Exchange(arrival, api, self._done, count_tokens, put_off)
         self.exchange.connection = self.connection  # type: ignore[assignment]
         self.exchange.sent_s = 1.5
 

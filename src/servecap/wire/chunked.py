@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}[\t ]*(;[^\n]*)?")
+_LAST = b"0\r\n\r\n"
 _LINE_BYTES = 8192  # longer is no chunk size, and nothing that a server means to send
-_sizes: dict[bytes, int] = {}  # size lines seen before; they repeat all the time
+known_sizes: dict[bytes, int] = {}  # of size lines seen before; they repeat all the time
 _SIZES_KEPT = 4096
 
 
@@ -32,22 +33,36 @@ class ChunkReader:
         self._left = 0  # bytes to come of the chunk and its line end
         self._trailer = False
 
+    @property
+    def between(self) -> bool:
+        """Whether what comes next is the beginning of a chunk."""
+        return not (self._left or self._line or self._trailer or self.complete)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of the body in *data*.
 
         Raises:
             BadChunk: this is no chunked body.
         """
-        if not self._left and not self._line and not self._trailer:  # the usual: one chunk, whole
-            edge = data.find(b"\r\n", 1, 18)
-            size = _sizes.get(data[:edge])
-            if size and edge + size + 4 == len(data) and data.endswith(b"\r\n"):
-                return [data[edge + 2 : -2]]
-        return self._slow(data)
-
-    def _slow(self, data: bytes) -> list[bytes]:
         pieces: list[bytes] = []
         at = 0
+        if not (self._left or self._line or self._trailer):
+            while (edge := data.find(b"\r\n", at, at + 17)) >= 0:  # the usual: whole chunks
+                size = known_sizes.get(data[at:edge])
+                end = edge + 2 + (size or 0)
+                if not size or data[end : end + 2] != b"\r\n":
+                    break
+                pieces.append(data[edge + 2 : end])
+                at = end + 2
+            if at == len(data):
+                return pieces
+            if data.startswith(_LAST, at):
+                self.complete = True
+                self.rest = data[at + len(_LAST) :]
+                return pieces
+        return self._slow(data, at, pieces)
+
+    def _slow(self, data: bytes, at: int, pieces: list[bytes]) -> list[bytes]:
         while at < len(data) and not self.complete:
             if self._left:
                 at = self._data(data, at, pieces)
@@ -84,13 +99,13 @@ class ChunkReader:
         return at
 
     def _size(self, line: bytes) -> None:
-        size = _sizes.get(line)
+        size = known_sizes.get(line)
         if size is None:
             if not _SIZE.fullmatch(line):
                 raise BadChunk(f"{line[:20]!r} is no chunk size")
             size = int(line.partition(b";")[0], 16)
-            if len(_sizes) >= _SIZES_KEPT:
-                _sizes.clear()
-            _sizes[line] = size
+            if len(known_sizes) >= _SIZES_KEPT:
+                known_sizes.clear()
+            known_sizes[line] = size
         self._trailer = size == 0
         self._left = size + 2 if size else 0

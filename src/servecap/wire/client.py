@@ -65,7 +65,9 @@ class Client:
 
     def send(self, arrival: Arrival) -> None:
         """Send the request of *arrival* now."""
-        exchange = Exchange(arrival, self._api, self._done, self._count_tokens)
+        exchange = Exchange(
+            arrival, self._api, self._done, self._count_tokens, self._poller.put_off
+        )
         body = self._api.body(arrival.request, model=self._model, stream=self._stream)
         exchange.payload = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         self._active[id(exchange)] = exchange
@@ -81,8 +83,9 @@ class Client:
 
     def _put(self, exchange: Exchange, connection: Connection | None) -> None:
         """Send over *connection*, or over a new one."""
-        if connection is None:
-            exchange.retried = True  # a fresh connection that fails is the server's doing
+        if connection is not None:
+            exchange.retry = self._again
+        else:
             try:
                 connection = Connection(self._poller, self._clock, self._address)
             except OSError as error:
@@ -91,16 +94,19 @@ class Client:
                 self._loop.call_soon(exchange.closed, why, self._clock.now())
                 return
         exchange.connection = connection
-        connection.owner = _Retrying(self, exchange) if not exchange.retried else exchange
+        connection.owner = exchange
         connection.send(exchange.payload)
 
-    def retry(self, exchange: Exchange) -> None:
+    def _again(self, exchange: Exchange) -> None:
         """The kept-open connection had been closed by the server: use a fresh one.
 
         Only when nothing of an answer was received: the request was never served (RFC 9112,
-        section 9.3.1, on closing idle connections). Its time goes on counting.
+        section 9.3.1, on closing idle connections). Its time goes on counting. A fresh connection
+        that fails is the server's doing.
         """
-        self._put(exchange, None)
+        exchange.retry = None
+        if exchange.record is None:
+            self._put(exchange, None)
 
     def _done(self, exchange: Exchange) -> None:
         del self._active[id(exchange)]
@@ -146,25 +152,6 @@ class Client:
             connection.close()
         self._idle.clear()
         self._poller.close()
-
-
-class _Retrying:
-    """Stands between a kept-open connection and its exchange until the first byte arrives."""
-
-    def __init__(self, client: Client, exchange: Exchange) -> None:
-        self._client = client
-        self._exchange = exchange
-
-    def received(self, data: bytes, at_s: float) -> None:
-        exchange = self._exchange
-        exchange.retried = True
-        if exchange.connection is not None:
-            exchange.connection.owner = exchange
-        exchange.received(data, at_s)
-
-    def closed(self, why: str | None, at_s: float) -> None:  # noqa: ARG002
-        if self._exchange.record is None:
-            self._client.retry(self._exchange)
 
 
 class Fetched(msgspec.Struct, frozen=True):

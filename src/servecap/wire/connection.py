@@ -47,7 +47,9 @@ class Connection:
     """
 
     __slots__ = (
+        "_buffers",
         "_clock",
+        "_covered",
         "_fd",
         "_incoming",
         "_last_s",
@@ -55,6 +57,7 @@ class Connection:
         "_outgoing",
         "_plain",
         "_poller",
+        "_receive",
         "_sock",
         "_tls",
         "_tunnel",
@@ -78,6 +81,9 @@ class Connection:
         self._sock = socket.socket(address.family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         self._fd = self._sock.fileno()
+        self._receive = self._sock.recvmsg_into
+        self._buffers = poller.buffers
+        self._covered = address.tls is not None or address.tunnel is not None
         self._tls: ssl.SSLObject | None = None
         if address.tls is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -182,8 +188,9 @@ class Connection:
         self._flush()
 
     def _readable(self) -> None:
+        receive = self._receive  # calling it as self._receive(...) takes longer
         try:
-            size, control, _, _ = self._sock.recvmsg_into(self._poller.buffers, STAMP_SPACE)
+            size, control, _, _ = receive(self._buffers, STAMP_SPACE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -199,17 +206,22 @@ class Connection:
             if last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
                 now_s = kernel_s if kernel_s > last_s else last_s
         self._last_s = now_s
-        data = bytes(self._poller.buffer[:size])
-        if self._tunnel is not None:
-            self._from_proxy(data)
-        elif self._tls is not None:
-            self._encrypted(data, now_s)
-        elif not data:
+        data = bytes(self._buffers[0][:size])
+        if self._covered:
+            self._uncover(data, now_s)
+        elif not size:
             self._fail(None)
         elif self.owner is not None:
             self.owner.received(data, now_s)
         else:
             self.close()
+
+    def _uncover(self, data: bytes, now_s: float) -> None:
+        """What comes through a proxy or TLS."""
+        if self._tunnel is not None:
+            self._from_proxy(data)
+        else:
+            self._encrypted(data, now_s)
 
     def _from_proxy(self, data: bytes) -> None:
         """What a proxy says before there is a way through."""

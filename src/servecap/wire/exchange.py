@@ -9,20 +9,29 @@ from servecap.wire.answer import Answer, BadAnswer, clean, error_text
 from servecap.wire.api import Api
 from servecap.wire.connection import Connection
 from servecap.wire.http import HttpBroken, ResponseReader
+from servecap.wire.like import Reads
 from servecap.wire.sse import SseDecoder
 
 _PARTS_KEPT = 16  # unread parts of a long stream before they are read in between
+_PARTS_MOST = 256  # while there is no time for that
 _END = b"\r\n\r\n"
 _GIVEN_UP = ("abort", "error")  # vLLM's, when it shuts down or fails in the middle of an answer
 _SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """Put nothing off."""
+    call()
 
 
 class Exchange:
     """Owns a connection from the sending of a request until its answer has ended.
 
     Reads are stamped and kept; HTTP, events and JSON are understood only when a read may hold the
-    end of the response (or many reads have gathered), so that understanding one stream delays the
-    stamping of the others as little as possible.
+    end of the response (or many reads have gathered), and even then `put_off` until no socket
+    waits to be read, so that understanding one stream delays the stamping of the others as little
+    as possible. Not kept but just counted are reads that bring a chunk of output in the very form
+    of an earlier one, as most do.
     """
 
     __slots__ = (
@@ -33,16 +42,20 @@ class Exchange:
         "_deferring",
         "_on_done",
         "_parts",
+        "_put_off",
         "_reader",
+        "_reads",
         "_room",
         "_sse",
         "_stamps",
+        "_times",
+        "_waiting",
         "arrival",
         "connection",
         "last_read_s",
         "payload",
         "record",
-        "retried",
+        "retry",
         "sent_s",
     )
 
@@ -52,13 +65,14 @@ class Exchange:
         api: Api,
         on_done: Callable[[Exchange], None],
         count_tokens: Callable[[str], int] | None,
+        put_off: Callable[[Callable[[], None]], None] = at_once,
     ) -> None:
         self.arrival = arrival
         self.connection: Connection | None = None
         self.payload = b""
         self.sent_s = 0.0
         self.last_read_s: float | None = None
-        self.retried = False
+        self.retry: Callable[[Exchange], None] | None = None  # if nothing at all is answered
         self.record: Record | None = None
         self._api = api
         self._on_done = on_done
@@ -66,6 +80,10 @@ class Exchange:
         self._reader = ResponseReader()
         self._sse: SseDecoder | None = None
         self._answer = Answer(keep_text=count_tokens is not None)
+        self._times = self._answer.chunk_s
+        self._reads: Reads | None = None
+        self._put_off = put_off
+        self._waiting = False  # for its turn to be understood
         self._parts: list[bytes] = []
         self._stamps: list[float] = []
         self._body: list[bytes] = []
@@ -76,19 +94,29 @@ class Exchange:
     # called by the connection
 
     def received(self, data: bytes, at_s: float) -> None:
-        self._parts.append(data)
-        self._stamps.append(at_s)
         self.last_read_s = at_s
-        if (
+        parts = self._parts
+        if self._reads is not None and not parts and self._reads.fits(data):
+            self._times.append(at_s)
+            return
+        parts.append(data)
+        self._stamps.append(at_s)
+        if self._waiting:
+            if len(parts) >= _PARTS_MOST:
+                self.understand()
+        elif not (
             self._deferring
             and len(data) >= _SHORT
             and not data.endswith(_END)
-            and len(self._parts) < self._room
+            and len(parts) < self._room
         ):
-            return
-        self.understand()
+            self._waiting = True
+            self._put_off(self.understand)
 
     def closed(self, why: str | None, at_s: float) -> None:
+        if self.retry is not None and self.last_read_s is None:
+            self.retry(self)
+            return
         self.understand()
         if self.record is not None:
             return
@@ -102,30 +130,39 @@ class Exchange:
             self._finish(Outcome.BROKEN_STREAM, at_s, why or "the answer was cut short")
 
     @property
-    def nothing_received(self) -> bool:
-        return self.last_read_s is None
-
-    @property
     def has_first_token(self) -> bool:
         return bool(self._answer.chunk_s)
 
     def understand(self) -> None:
         """Read all that was received so far."""
+        self._waiting = False
         parts, stamps = self._parts, self._stamps
+        if not parts or self.record is not None:
+            return
         self._parts, self._stamps = [], []
         if self._deferring:
             self._room = _PARTS_KEPT
         try:
             for data, at_s in zip(parts, stamps, strict=True):
-                for piece in self._reader.feed(data):
-                    self._piece(piece, at_s)
+                pieces = self._reader.feed(data)
+                if pieces:
+                    self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces), at_s)
         except (HttpBroken, BadAnswer) as error:
             self._finish(Outcome.BROKEN_STREAM, self.last_read_s or 0.0, clean(str(error)))
             return
         if self._reader.complete:
             self._end_of_response(self.last_read_s or 0.0)
+        elif self._answer.same is not None:
+            self._reads = self._reads_like(parts[-1])
 
-    def _piece(self, piece: bytes, at_s: float) -> None:
+    def _reads_like(self, data: bytes) -> Reads | None:
+        """What may be counted without being kept after *data*, the last that was read."""
+        same, sse = self._answer.same, self._sse
+        if same is None or sse is None or not (sse.between and self._reader.between_chunks):
+            return None
+        return same.reads(data)
+
+    def _take(self, piece: bytes, at_s: float) -> None:
         if self._sse is None and not self._body:
             kind = self._reader.headers.get("content-type", "").lower()
             if self._reader.status == 200 and kind.startswith("text/event-stream"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httptools
+import msgspec
 
 from servecap.wire.chunked import BadChunk, ChunkReader
 
@@ -31,15 +32,44 @@ def post_head(path: str, *, host: str, headers: dict[str, str]) -> bytes:
     return request_bytes("POST", path, host=host, headers=headers).removesuffix(b"0\r\n\r\n")
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """What the head of a chunked response told."""
+
+    status: int
+    headers: dict[str, str]  # shared by all responses with this head
+    keep_alive: bool
+
+
+_heads: dict[bytes, _Head] = {}  # seen before: a server's heads differ by their date at most
+_HEADS_KEPT = 64
+_HEAD_BYTES = 4096  # longer ones are not kept
+
+
 class ResponseReader:
     """Reads one response; give it what arrives and take the body's pieces.
 
-    The head is httptools' business, and so are bodies with a length; chunked ones, of which every
-    token costs a chunk, are taken apart by a `ChunkReader`, which does less per chunk.
+    The head is httptools' business (once for all responses with the same bytes), and so are
+    bodies with a length; chunked ones, of which every token costs a chunk, are taken apart by a
+    `ChunkReader`, which does less per chunk.
 
     `framed` is False for a body that ends with the connection. `complete` turns True once the
-    whole response is there; what `feed` returned until then is its body, dechunked.
+    whole response is there; what `feed` returned until then is its body, dechunked. `headers` is
+    to be read only.
     """
+
+    __slots__ = (
+        "_chunks",
+        "_parser",
+        "_pieces",
+        "_released",
+        "_tail",
+        "chunked",
+        "complete",
+        "framed",
+        "headers",
+        "keep_alive",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -51,7 +81,8 @@ class ResponseReader:
         self._chunks: ChunkReader | None = None
         self._tail = b""  # the head's last bytes, which may begin the mark of its end
         self._pieces: list[bytes] = []
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = None
+        self._released = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """The pieces of the body in *data*.
@@ -61,8 +92,21 @@ class ResponseReader:
         """
         if self._chunks is not None and not self.complete:
             return self._dechunk(self._chunks, data)
-        if self.complete or self._parser is None:
+        if self.complete or self._released:
             raise HttpBroken("the server sent bytes after the end of the response")
+        if self._parser is None:
+            edge = data.find(_HEAD_END) + len(_HEAD_END)
+            head = _heads.get(data[:edge])
+            if head is not None:
+                self.status, self.headers = head.status, head.headers
+                self.keep_alive = head.keep_alive
+                return self._chunks_begin(data[edge:])
+            self._parser = httptools.HttpResponseParser(self)
+            return self._head(data, alone=True)
+        return self._head(data, alone=False)
+
+    def _head(self, data: bytes, *, alone: bool) -> list[bytes]:
+        """Read on to the end of the head; *alone*: the response begins with *data*."""
         while self.status is None:  # an interim response (100, 103) may come before the real one
             edge = (self._tail + data).find(_HEAD_END) - len(self._tail) + len(_HEAD_END)
             if edge < len(_HEAD_END) - len(self._tail):
@@ -70,16 +114,34 @@ class ResponseReader:
                 break
             self._tail = b""
             self._parse(data[:edge])
-            data = data[edge:]
             if self.chunked and not self.complete:
-                self._chunks = ChunkReader()
-                self.release()
-                return self._dechunk(self._chunks, data)
+                if alone and edge <= _HEAD_BYTES:
+                    self._remember(data[:edge])
+                return self._chunks_begin(data[edge:])
+            data = data[edge:]
+            alone = False
         if data:
             self._parse(data)
         pieces = self._pieces
         self._pieces = []
         return pieces
+
+    def _remember(self, head: bytes) -> None:
+        if len(_heads) >= _HEADS_KEPT:
+            _heads.clear()
+        assert self.status is not None
+        _heads[head] = _Head(self.status, self.headers, self.keep_alive)
+
+    def _chunks_begin(self, data: bytes) -> list[bytes]:
+        self.chunked = True
+        self._chunks = ChunkReader()
+        self.release()
+        return self._dechunk(self._chunks, data)
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether what comes next is the beginning of a chunk."""
+        return self._chunks is not None and self._chunks.between
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -107,6 +169,7 @@ class ResponseReader:
     def release(self) -> None:
         """Let go of the parser: it and this reader hold each other, and load runs without a GC."""
         self._parser = None
+        self._released = True
 
     # called by the parser
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from servecap.wire.chunked import known_sizes
+
 _PAYS_AFTER = 8  # chunks until a new likeness has paid for its making
 _TRIALS = 3  # that may fail to pay before no more are made for this answer
+_ENDS = (b"\n\n\r\n", b"\r\n\r\n\r\n")  # of an event and its chunk
 _PLAIN = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')
 
 
@@ -41,6 +44,16 @@ class Like:
             and not data[len(self._before) : -len(self._after)].translate(None, _PLAIN)
         )
 
+    def reads(self, data: bytes) -> Reads | None:
+        """What reads are like *data*, if that is one chunk with one event that is like this."""
+        digits = data.find(b"\r\n")
+        for end in _ENDS:
+            lead, tail = b"\r\ndata: " + self._before, self._after + end
+            found = Reads(digits, lead, tail)
+            if digits > 0 and found.fits(data):
+                return found
+        return None
+
     def worth_another(self, chunks: int) -> bool:
         """Whether one made now, after *chunks* chunks, can be expected to pay.
 
@@ -50,3 +63,37 @@ class Like:
         if chunks - self._made_at < _PAYS_AFTER:
             self._left -= 1
         return self._left > 0
+
+
+class Reads:
+    """Reads that are one whole chunk with one event, like one that was decoded.
+
+    Where a server sends token by token nearly all reads are such. Between two chunks and two
+    events such a read says: one more chunk of output. Knowing that costs less than keeping it.
+    """
+
+    __slots__ = ("_around", "_begin", "_digits", "_edges", "_end", "_lead", "_tail")
+
+    def __init__(self, digits: int, lead: bytes, tail: bytes) -> None:
+        """
+        Args:
+            digits: of the chunk's size.
+            lead, tail: what surrounds the text, from the size line's end to the chunk's.
+        """
+        self._digits = digits
+        self._lead = lead
+        self._tail = tail
+        self._begin = digits + len(lead)
+        self._end = -len(tail)
+        self._edges = self._begin + len(tail)
+        self._around = digits + 4  # what is not counted in the size: digits and two line ends
+
+    def fits(self, data: bytes) -> bool:
+        """Whether *data* is such a read, with a text that is not empty."""
+        return (
+            data[self._digits : self._begin] == self._lead
+            and data[self._end :] == self._tail
+            and not data[self._begin : self._end].translate(None, _PLAIN)
+            and len(data) > self._edges
+            and known_sizes.get(data[: self._digits]) == len(data) - self._around
+        )

@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 READ_BYTES = 262_144
@@ -15,6 +16,8 @@ GATHER_S = 0.0003
 GATHER_FROM_PER_S = 8_000.0
 
 _AT_ONCE = 128  # sockets served before what is due to be sent gets its turn
+_SLICE_S = 0.0005  # for what was put off, before it is looked again for sockets to be served
+_MOST_PUT_OFF = 20_000  # more must not gather, even if sockets wait
 _RATE_S = 0.02  # how often the rate of ready sockets is worked out anew
 _CLOCK_MONOTONIC = 1
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
@@ -39,6 +42,7 @@ class Poller:
         self.buffers = [self.buffer]  # as `recvmsg_into` wants it
         self._readers: dict[int, Call] = {}
         self._writers: dict[int, Call] = {}
+        self._later: deque[Call] = deque()
         self._seen = 0
         self._since_s = time.monotonic()
         self._gathering = False
@@ -85,9 +89,26 @@ class Poller:
         if self._writers.pop(fd, None) is not None or known:
             self._epoll.unregister(fd)
 
+    def put_off(self, call: Call) -> None:
+        """Call *call* as soon as the sockets that are ready by now have been served."""
+        if self._epoll is None:
+            self.loop.call_soon(call)
+        else:
+            self._later.append(call)
+
+    def _catch_up(self) -> None:
+        """Do what was put off, for a little while; the rest when sockets had their turn again."""
+        later, until_s = self._later, time.monotonic() + _SLICE_S
+        while later and (time.monotonic() < until_s or len(later) > _MOST_PUT_OFF):
+            later.popleft()()
+        if later and not self._behind:
+            self.loop.call_soon(self._ready)
+
     def _ready(self) -> None:
         assert self._epoll is not None
-        if self._gathering and not self._behind:
+        if self._epoll.closed:
+            return
+        if self._gathering and not (self._behind or self._later):
             time.sleep(GATHER_S)
         ready = self._epoll.poll(0, _AT_ONCE)
         self._behind = len(ready) == _AT_ONCE
@@ -98,6 +119,8 @@ class Poller:
                     call()
             else:
                 self._mixed(fd, mask)
+        if self._later:
+            self._catch_up()
         self._seen += len(ready)
         now_s = time.monotonic()
         if now_s - self._since_s > _RATE_S:
@@ -120,6 +143,7 @@ class Poller:
             self._epoll.close()
         self._readers.clear()
         self._writers.clear()
+        self._later.clear()
 
 
 class Alarm:

@@ -5,6 +5,10 @@ from __future__ import annotations
 _BOM = b"\xef\xbb\xbf"
 
 
+def _one_line(event: bytes) -> bool:
+    return event.startswith(b"data: ") and b"\n" not in event
+
+
 class SseDecoder:
     """Cuts a byte stream into the data of its events, however the stream was cut before.
 
@@ -16,6 +20,8 @@ class SseDecoder:
         WHATWG HTML Living Standard, section 9.2.6, "Interpreting an event stream".
     """
 
+    __slots__ = ("_after_cr", "_clean", "_data", "_started", "_tail")
+
     def __init__(self) -> None:
         self._tail = b""  # an unfinished line
         self._data: list[bytes] = []
@@ -25,14 +31,10 @@ class SseDecoder:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that *data* completes."""
-        if (  # the usual: just one whole event of one line
-            self._clean
-            and data.startswith(b"data: ")
-            and data.endswith(b"\n\n")
-            and data.find(b"\n") == len(data) - 2
-            and b"\r" not in data
-        ):
-            return [data[6:-2]]
+        if self._clean and data.endswith(b"\n\n") and b"\r" not in data:  # the usual: whole events
+            found = data[:-2].split(b"\n\n")
+            if all(map(_one_line, found)):
+                return [line[6:] for line in found]
         events = self._feed(data)
         self._clean = self._started and not (self._tail or self._data or self._after_cr)
         return events
@@ -74,6 +76,11 @@ class SseDecoder:
             elif line == b"data":
                 pending.append(b"")
         return events
+
+    @property
+    def between(self) -> bool:
+        """Whether what comes next is the beginning of an event."""
+        return self._clean
 
     @property
     def rest(self) -> bytes:
