@@ -30,7 +30,7 @@ COMMANDS = {
     "audit": "Hold a table, a run or a search against itself: what cannot be, and what it should.",
     "self-test": "Measure what this machine's client itself can do.",
     "workload": "Describe a data set or a trace, or write a smaller one like it.",
-    "export": "Write a stored run as CSV, Parquet, Excel or OpenMetrics text.",
+    "export": "Write a stored run as CSV, Parquet, Excel, OpenMetrics text or OTLP.",
     "doctor": "Look for what would spoil a measurement, here and at a server.",
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }

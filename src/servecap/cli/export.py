@@ -8,8 +8,9 @@ import click
 
 from servecap.errors import UsageError
 
-FORMATS = ("csv", "parquet", "xlsx", "openmetrics")
-FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx"}  # written as files only
+FORMATS = ("csv", "parquet", "xlsx", "openmetrics", "otlp")
+# Those that are written as files only, and their names in the run's folder.
+FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx", "otlp": "metrics.json"}
 
 
 @click.command("export")
@@ -26,14 +27,16 @@ FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx"}  # written as files o
 @click.option(
     "--out",
     type=click.Path(dir_okay=False),
-    help="File to write.  [default: stdout; records.parquet or run.xlsx in the folder]",
+    help="File to write.  [default: stdout; records.parquet, run.xlsx or metrics.json in "
+    "the folder]",
 )
-def command(run: str, form: str, out: str | None) -> int:
-    """Write a stored run as CSV, Parquet, Excel or OpenMetrics text.
+@click.option("--otlp", metavar="URL", help="Send the figures to this OTLP/HTTP collector instead.")
+def command(run: str, form: str, out: str | None, otlp: str | None) -> int:
+    """Write a stored run as CSV, Parquet, Excel, OpenMetrics text or OTLP metrics.
 
     RUN is a folder made by run or import. CSV and Parquet have one row for each request;
-    OpenMetrics has the figures of the whole run; Excel has both. Parquet needs `pip install
-    servecap[parquet]`, Excel `pip install servecap[excel]`.
+    OpenMetrics and OTLP have the figures of the whole run; Excel has both. Parquet, Excel and OTLP
+    need `pip install servecap[parquet]`, `[excel]` and `[otlp]`.
 
     \b
     Examples:
@@ -41,18 +44,27 @@ def command(run: str, form: str, out: str | None) -> int:
       servecap export run-folder --to parquet --out requests.parquet
       servecap export run-folder --to xlsx --out run.xlsx
       servecap export run-folder --to openmetrics --out /var/lib/node_exporter/servecap.prom
+      servecap export run-folder --otlp http://localhost:4318
     """
     from servecap.report import columns
+    from servecap.report import otlp as metrics
     from servecap.store import read_run
     from servecap.summarize import summarize
 
     found = read_run(Path(run))
     summary = summarize(found)
+    if otlp is not None:
+        click.echo(f"sent to {metrics.send_otlp(otlp, found, summary)}", err=True)
+        return 0
     target = Path(out) if out else None
     try:
         if form in FILES:
             target = target or Path(run) / FILES[form]
-            write = columns.write_parquet if form == "parquet" else columns.write_xlsx
+            write = {
+                "parquet": columns.write_parquet,
+                "xlsx": columns.write_xlsx,
+                "otlp": metrics.write_otlp,
+            }[form]
             write(target, found, summary)
             click.echo(f"written: {target}", err=True)
             return 0

@@ -162,11 +162,7 @@ def to_openmetrics(run: Run, summary: Summary) -> str:
     Source:
         OpenMetrics 1.0 (text format): names, escapes of label values, `# EOF`.
     """
-    labels = {
-        "model": run.header.target.model or "",
-        "source": run.header.source,
-        "load": f"users={summary.users}" if summary.users is not None else "open",
-    }
+    own = labels(run, summary)
     out: list[str] = []
     for name, found in summary.client.items():
         unit = "" if name.endswith("_tokens") else "_seconds"
@@ -176,16 +172,26 @@ def to_openmetrics(run: Run, summary: Summary) -> str:
             out.append(f"# UNIT {metric} seconds")
         for stat, quantile in _QUANTILES.items():
             more = {"quantile": str(quantile)}
-            out.append(_sample(metric, labels | more, found.statistic(stat)))
-        out.append(_sample(f"{metric}_sum", labels, found.mean * found.n))
-        out.append(_sample(f"{metric}_count", labels, found.n))
-    for name, value in _gauges(summary):
+            out.append(_sample(metric, own | more, found.statistic(stat)))
+        out.append(_sample(f"{metric}_sum", own, found.mean * found.n))
+        out.append(_sample(f"{metric}_count", own, found.n))
+    for name, value in gauges(summary):
         if value is not None and math.isfinite(value):
-            out += [f"# TYPE servecap_{name} gauge", _sample(f"servecap_{name}", labels, value)]
+            out += [f"# TYPE servecap_{name} gauge", _sample(f"servecap_{name}", own, value)]
     return "\n".join([*out, "# EOF"]) + "\n"
 
 
-def _gauges(summary: Summary) -> Iterable[tuple[str, float | None]]:
+def labels(run: Run, summary: Summary) -> dict[str, str]:
+    """What tells this run's metrics from those of others."""
+    return {
+        "model": run.header.target.model or "",
+        "source": run.header.source,
+        "load": f"users={summary.users}" if summary.users is not None else "open",
+    }
+
+
+def gauges(summary: Summary) -> Iterable[tuple[str, float | None]]:
+    """The figures of the whole run by name, in the units that the names end in."""
     verdicts: Sequence[str] = ("fail", "unsure", "pass")
     return (
         ("requests", summary.requests),
@@ -202,8 +208,8 @@ def _gauges(summary: Summary) -> Iterable[tuple[str, float | None]]:
     )
 
 
-def _sample(name: str, labels: dict[str, str], value: float) -> str:
-    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+def _sample(name: str, own: dict[str, str], value: float) -> str:
+    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in own.items())
     return f"{name}{{{inside}}} {value:.9g}"
 
 
