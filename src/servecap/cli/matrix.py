@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     help="Only these cells: model, gpu, tp or scenario (again for more).",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and run nothing.")
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Also write the cells here: .xlsx, .parquet, .csv, .json or .md (again for more).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @output.lang_option
@@ -63,9 +70,12 @@ def command(spec: str, new: str | None, **given: Any) -> int:
       servecap matrix spec.yaml && servecap plan spec --users 10000
     """
     from servecap.matrix import fill
+    from servecap.report import tables
 
     if spec == "init":
         return _init(Path(new or "matrix.yaml"))
+    for name in given["tables"]:
+        tables.check_ending(name, tables.MATRIX_ENDINGS)
     if new is not None:
         raise UsageError(f"{new!r} is one too many: one spec at a time")
     loaded, out = opened(spec, given["out"])
@@ -75,6 +85,8 @@ def command(spec: str, new: str | None, **given: Any) -> int:
     quiet = given["quiet"]
 
     cells = fill_spec(loaded, out, only=given["only"], quiet=quiet)
+    for name in given["tables"]:
+        tables.write_matrix(Path(name), cells)
     _finish(loaded, cells, out, given["as_json"], given["lang"])
     left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
     for todo in left:

@@ -112,6 +112,11 @@ class Share(click.ParamType[float]):
     help="Print what starts the first choice instead of the plan.",
 )
 @click.option("--html", type=click.Path(dir_okay=False), help="Also write a page here.")
+@click.option(
+    "--table",
+    type=click.Path(dir_okay=False),
+    help="Also write the plan as a workbook (.xlsx), or its choices as .parquet.",
+)
 @output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(matrix: str, **given: Any) -> int:
@@ -128,10 +133,14 @@ def command(matrix: str, **given: Any) -> int:
       servecap plan cells.csv --users llama-13b=8000 --users llama-65b=500 --spare-nodes 1
       servecap plan cells.csv --registered 1000000 --activity 1% --supply nodes.yaml
     """
-    from servecap.report import html
+    from servecap.report import html, tables
     from servecap.report.plan_text import plan_text
 
+    if given["table"]:
+        tables.check_ending(given["table"], tables.PLAN_ENDINGS)
     answer, cells = planned(matrix, given)
+    if given["table"]:
+        tables.write_plan(Path(given["table"]), answer)
     if given["html"]:
         html.write_html(
             given["html"], cells=cells, plan=answer, title="Deployment plan", lang=given["lang"]
@@ -144,8 +153,9 @@ def command(matrix: str, **given: Any) -> int:
         output.print_json(answer)
     else:
         click.echo(plan_text(answer), nl=False)
-        if given["html"]:
-            click.echo(f"\nwritten: {given['html']}")
+        written = [given[key] for key in ("html", "table") if given[key]]
+        if written:
+            click.echo(f"\nwritten: {', '.join(written)}")
     return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
 
 

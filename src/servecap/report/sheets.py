@@ -30,6 +30,7 @@ class Sheet(msgspec.Struct, frozen=True):
     name: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
+    marked: frozenset[int] = frozenset()  # rows, from 0, that are coloured
 
 
 def of_table(table: Table) -> Sheet:
@@ -64,37 +65,40 @@ def write_xlsx(path: str | Path, sheets: Sequence[Sheet]) -> None:
     try:
         with xlsxwriter.Workbook(str(path), {"constant_memory": True}) as book:
             head = book.add_format({"bold": True, "bottom": 1})
+            marked = book.add_format({"bg_color": "#FFF2CC"})
             used: set[str] = set()
             for sheet in sheets:
-                _fill(book.add_worksheet(_unique(sheet.name, used)), sheet, head)
+                _fill(book.add_worksheet(_unique(sheet.name, used)), sheet, head, marked)
     except xlsxwriter.exceptions.FileCreateError as error:
         cause = error.args[0] if error.args else error
         raise cause if isinstance(cause, OSError) else OSError(str(cause)) from None
 
 
-def _fill(page: Any, sheet: Sheet, head: Any) -> None:
+def _fill(page: Any, sheet: Sheet, head: Any, marked: Any) -> None:
     page.freeze_panes(1, 0)
     for at, width in enumerate(_widths(sheet)):
         page.set_column(at, at, width)
     for at, name in enumerate(sheet.columns):
         page.write_string(0, at, clean(name), head)
     for number, row in enumerate(sheet.rows, start=1):
+        look = marked if number - 1 in sheet.marked else None
         for at, value in enumerate(row):
-            _cell(page, number, at, value)
+            _cell(page, number, at, value, look)
 
 
-def _cell(page: Any, row: int, column: int, value: Value) -> None:
+def _cell(page: Any, row: int, column: int, value: Value, look: Any) -> None:
     # `write` would guess what a text is; each kind has a method of its own that does not.
     match value:
         case None:
-            return
+            if look is not None:
+                page.write_blank(row, column, None, look)
         case bool():
-            page.write_boolean(row, column, value)
+            page.write_boolean(row, column, value, look)
         case int() | float():
             if math.isfinite(value):
-                page.write_number(row, column, value)
+                page.write_number(row, column, value, look)
         case str():
-            page.write_string(row, column, clean(value, _MOST_TEXT))
+            page.write_string(row, column, clean(value, _MOST_TEXT), look)
 
 
 def _widths(sheet: Sheet) -> list[float]:
