@@ -31,7 +31,7 @@ def tables(run: Run, summary: Summary) -> list[Table]:
         slo_table(run, summary),
         latency_table(run, summary),
         *part_tables(summary),
-        system_table(summary),
+        system_table(run, summary),
         window_table(run, summary),
         client_table(run, summary),
         test_table(run),
@@ -146,7 +146,7 @@ def _latency_notes(run: Run, summary: Summary) -> list[str]:
     return [note for note in notes if note]
 
 
-def system_table(summary: Summary) -> Table:
+def system_table(run: Run, summary: Summary) -> Table:
     """Load carried and work done, in the measured window."""
     users = (
         f"{summary.users:,}"
@@ -192,7 +192,7 @@ def system_table(summary: Summary) -> Table:
             f"{summary.requests:,} ended in the window, {summary.requests_ok:,} of them well;"
             f" {summary.requests_censored:,} still running at the end (in no figure)",
         ),
-        ("token counts", _token_sources(summary)),
+        ("token counts", _token_sources(run, summary)),
     ]
     return _facts("System", rows)
 
@@ -220,7 +220,9 @@ def _errors(summary: Summary) -> str:
     return f"{text}: {told}" if told else text
 
 
-def _token_sources(summary: Summary) -> str:
+def _token_sources(run: Run, summary: Summary) -> str:
+    if run.header.source == "imported" and summary.requests_ok:
+        return "as the other tool says"
     told = [
         f"{n:,} from {TOKEN_SOURCES.get(source, units.clean(source))}"
         for source, n in sorted(summary.token_sources.items(), key=lambda item: -item[1])
