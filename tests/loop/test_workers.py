@@ -21,7 +21,7 @@ from servecap.pipe import Bye, Done, Frames, Message, Send, Start, encoded
 from servecap.probe import TargetSpec, open_bench
 from servecap.record import Arrival, Counts, Outcome, Record, Times
 from servecap.run import Health, Run, Status
-from servecap.scenario import ClosedLoop, OpenLoop, Scenario
+from servecap.scenario import ClosedLoop, OpenLoop, Replay, Scenario, WorkloadSpec
 from servecap.store import read_run
 from servecap.summarize import summarize
 from servecap.workers import USERS_EACH, wanted
@@ -80,6 +80,25 @@ def test_users_have_one_request_at_a_time(tmp_path: Path) -> None:
         own = sorted((r for r in run.records if r.user == user), key=lambda r: r.planned_s)
         assert len(own) == 6
         assert all(a.end_s <= b.planned_s for a, b in pairwise(own))
+
+
+def test_trace_is_replayed_row_by_row_by_two_workers(tmp_path: Path) -> None:
+    """Each row once, at its time, with its lengths, sessions and turns, whichever sends it."""
+    file = tmp_path / "trace.csv"
+    rows = [(0.02 * i, 8 + i % 5, 2) for i in range(60)]
+    file.write_text("timestamp,in,out\n" + "".join(f"{t!r},{a},{b}\n" for t, a, b in rows))
+    spec = WorkloadSpec(source=str(file), replay=Replay(time_scale=2))
+    scenario = Scenario(load=OpenLoop(rate_rps=100, arrivals="trace"), workload=spec)
+    with serving(prompt) as server:
+        bench = open_bench(TargetSpec(url=server.url), spec, scenario.timeouts, workers=2)
+        run = bench.run(scenario, tmp_path / "run")
+    assert run.header.stop_reason == "every request was sent and answered"
+    assert run.header.health.processes == 2
+    records = sorted(run.records, key=lambda r: r.request_id)
+    assert [r.planned_s for r in records] == pytest.approx([t / 2 for t, _, _ in rows])
+    assert [r.asked_output_tokens for r in records] == [out for _, _, out in rows]
+    assert all(r.ok and r.lag_s >= 0 for r in records)
+    assert {r.user % 2 for r in records} == {0, 1}
 
 
 def test_what_is_in_flight_at_the_end_is_censored(tmp_path: Path) -> None:
