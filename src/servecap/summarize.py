@@ -110,11 +110,20 @@ def _asked_rps(scenario: Scenario, window: Window) -> float | None:
 
 
 def _rate_rps(times_s: Iterable[float], scenario: Scenario, window: Window) -> float | None:
-    """How many of these times lie in the window, by its length; None for users."""
-    span_s = window.end_s - window.start_s
-    if not isinstance(scenario.load, OpenLoop) or span_s <= 0:
+    """How many of these times lie in the window, by its length; None for users.
+
+    A trace sends nothing after its last row, while answers may take long to end: what is after it
+    is no time of sending.
+    """
+    load = scenario.load
+    if not isinstance(load, OpenLoop):
         return None
-    return sum(window.start_s <= t < window.end_s for t in times_s) / span_s
+    inside = [t for t in times_s if window.start_s <= t < window.end_s]
+    end_s = window.end_s
+    if load.arrivals == "trace":
+        end_s = max(inside, default=end_s)
+    span_s = end_s - window.start_s
+    return len(inside) / span_s if span_s > 0 else None
 
 
 def _verdict(checks: tuple[LimitCheck, ...], slo: Slo, requests: int, failed: int) -> Verdict:

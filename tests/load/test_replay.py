@@ -63,6 +63,18 @@ def test_real_traces_are_played_to_their_end(name: str, rows: int) -> None:
     assert summary.scheduled_rps == pytest.approx(summary.rate_rps, rel=0.01)
 
 
+def test_rates_are_over_the_time_in_which_the_trace_sends(tmp_path: Path) -> None:
+    """And not over the minutes that its last answers may take."""
+    file = tmp_path / "trace.csv"
+    file.write_text("timestamp,in,out\n" + "".join(f"{0.1 * i!r},50,2000\n" for i in range(101)))
+    _, run = replayed(file)
+    summary = summarize(run)
+    assert summary.window.end_s > 20
+    assert summary.rate_rps == pytest.approx(10.1)
+    assert summary.scheduled_rps == pytest.approx(10.1)
+    assert summary.achieved_rps == pytest.approx(10.1, rel=0.01)
+
+
 def test_sends_do_not_wait_for_answers() -> None:
     workload = source.load(WorkloadSpec(source=str(SAMPLES / "azure2023.csv"), replay=Replay()))
     scenario = Scenario(load=OpenLoop(rate_rps=1, arrivals="trace"))

@@ -94,6 +94,7 @@ class Canvas(msgspec.Struct, frozen=True):
         *,
         left_px: float = 48,
         right_px: float = 12,
+        gap_px: float = 34,
         whole: bool = False,
     ) -> list[Axes]:
         """Axes stacked over one x axis, each with its label above its upper left corner.
@@ -101,7 +102,7 @@ class Canvas(msgspec.Struct, frozen=True):
         *whole*: the y values are counts, so that ticks stand at whole numbers only.
         """
         top_px = 24.0 if any(y_labels) else 4.0
-        gap_px, bottom_px = 34.0, 36.0 if x_label else 22.0
+        bottom_px = 36.0 if x_label else 22.0
         count = len(y_labels)
         high_px = (self.height_px - top_px - bottom_px - gap_px * (count - 1)) / count
         axes = []

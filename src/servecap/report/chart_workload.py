@@ -18,7 +18,8 @@ def workload_chart(
     """Panels of what is known; *due_s* is empty for a data set, which has no times."""
     panels: list[tuple[str, Sequence[float]]] = []
     if len(due_s) > 1 and due_s[-1] > due_s[0]:
-        panels.append(("requests over time, in seconds", due_s))
+        each_s = (due_s[-1] - due_s[0]) / BINS
+        panels.append((f"requests in each {each_s:,.3g} s, over seconds", due_s))
     panels += [
         (f"requests by {what} tokens (longest: {max(lengths):,})", lengths)
         for what, lengths in (("input", in_tokens), ("output", out_tokens))
@@ -26,10 +27,17 @@ def workload_chart(
     ]
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.panels([label for label, _ in panels], "", whole=True)
+        axes = canvas.panels(
+            # Each panel has an x axis of its own, whose figures need room.
+            [label for label, _ in panels],
+            "",
+            right_px=30,
+            gap_px=56,
+            whole=True,
+        )
         for ax, (_, values) in zip(axes, panels, strict=True):
             data = np.asarray(values, dtype=np.float64)
-            counts, edges = np.histogram(data, bins=BINS)
+            counts, edges = np.histogram(data, bins=BINS, range=(0.0, float(data.max())))
             ax.stairs(counts, edges, fill=True, color=canvas.colour("teal"), linewidth=0)
             ax.set_xlim(edges[0], edges[-1])
             ax.set_ylim(0, counts.max() * 1.08)
@@ -40,5 +48,5 @@ def workload_chart(
         caption="",
         table=Table(title="", columns=(), rows=()),
         draw=draw,
-        height_px=170 * len(panels),
+        height_px=190 * len(panels),
     )
