@@ -16,9 +16,10 @@ from test_html import CELLS, Page, found
 from servecap import slo as slos
 from servecap.errors import UsageError
 from servecap.matrix.table import read_csv
+from servecap.metrics import PartFigures
 from servecap.plan import Demand, Price, Supply, plan
 from servecap.record import TokenSource
-from servecap.report import canvas, html, language
+from servecap.report import canvas, html, language, parts
 from servecap.report.language import parse, say
 from servecap.report.table import Table, text_column
 from servecap.run import LoadNode, Run, Status
@@ -203,6 +204,19 @@ def test_names_are_not_translated() -> None:
 def test_sentences(english: str, chinese: str) -> None:
     assert say(english, "zh") == chinese
     assert say(english, "en") == english
+
+
+def test_parts_of_a_mix_are_told_with_their_own_names() -> None:
+    made = summarize(synthetic.run(end_s=20, error_share=0))
+    part = PartFigures(
+        name="chat", share=0.5, requests=3, requests_ok=3, qps=1.0,
+        error_rate=0.0, client=made.client,
+    )  # fmt: skip
+    for told in parts.part_tables(msgspec.structs.replace(made, parts=(part,))):
+        shown = language.table(told, "zh")
+        texts = (shown.title, *(c.name for c in shown.columns if c.name != "QPS"), *shown.notes)
+        assert all(re.search("[一-鿿]|^p[0-9]+$", text) for text in texts), texts
+        assert shown.rows[0][0] == "chat"
 
 
 def test_a_hostile_text_is_read_in_bounded_steps() -> None:
