@@ -40,7 +40,7 @@ _DEPTH = 8  # sentences within sentences; what a server says cannot make it endl
 
 # Columns and facts that hold names and words from elsewhere.
 FOREIGN = frozenset(
-    {"model", "GPU", "part", "model, GPU", "scenario", "target", "server", "stored in", "seed", "started",
+    {"model", "GPU", "model, GPU", "scenario", "target", "server", "stored in", "seed", "started",
      "servecap", "part"}
 )  # fmt: skip
 _OURS = ("n/a", "same")  # ... but for what we say ourselves in their place
