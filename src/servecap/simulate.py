@@ -13,8 +13,9 @@ from statistics import fmean
 import msgspec
 
 from servecap import __version__, rand, steady
-from servecap.emulate.answers import AnswerLengths, count_tokens
-from servecap.engine.engine import Engine, EngineRequest, Step
+from servecap.emulate.answers import AnswerLengths, block_keys, count_tokens
+from servecap.engine.engine import EngineRequest, Step
+from servecap.engine.router import Router, Routing
 from servecap.engine.spec import EngineSpec, build
 from servecap.level import gone_on, shifted
 from servecap.load import Feed, change, feed_for
@@ -46,8 +47,12 @@ def simulate(
     requests: Iterator[Request],
     *,
     workload_note: str = "",
+    instances: int = 1,
+    routing: Routing = "least-load",
 ) -> Run:
     """The run that the scenario would give on such an engine; its records depend on the seed only.
+
+    Several *instances* stand behind one router.
 
     Requests of unknown prompt length are counted by the emulator's rule; answers of natural
     length are drawn as the emulator draws them.
@@ -56,7 +61,9 @@ def simulate(
         UsageError: the engine cannot be built: an unknown name, or the model does not fit.
     """
     first = list(islice(requests, _PEEK))
-    simulation = _simulation(spec, scenario, chain(first, requests), idle_response_s(spec, first))
+    idle_s = idle_response_s(spec, first)
+    every = chain(first, requests)
+    simulation = _simulation(spec, scenario, every, idle_s, instances, routing)
     return _run(simulation.level(scenario), spec, scenario, workload_note)
 
 
@@ -92,10 +99,16 @@ def simulated(
 
 
 def _simulation(
-    spec: EngineSpec, scenario: Scenario, requests: Iterator[Request], idle_s: float
+    spec: EngineSpec,
+    scenario: Scenario,
+    requests: Iterator[Request],
+    idle_s: float,
+    instances: int = 1,
+    routing: Routing = "least-load",
 ) -> Simulation:
     feed = feed_for(scenario, requests, response_guess_s=idle_s)
-    return Simulation(build(spec), feed, scenario.seed)
+    engines = [build(spec) for _ in range(instances)]
+    return Simulation(Router(engines, routing, seed=scenario.seed), feed, scenario.seed)
 
 
 def _run(found: Found, spec: EngineSpec, scenario: Scenario, workload_note: str) -> Run:
@@ -142,13 +155,14 @@ def _prompt_tokens(request: Request) -> int:
 class _Flight:
     """A request inside the engine, and what has come back so far."""
 
-    __slots__ = ("arrival", "chunk_s", "prompt_tokens", "reason", "started_s")
+    __slots__ = ("arrival", "cached_tokens", "chunk_s", "prompt_tokens", "reason", "started_s")
 
     def __init__(self, arrival: Arrival, prompt_tokens: int, reason: str) -> None:
         self.arrival = arrival
         self.prompt_tokens = prompt_tokens
         self.reason = reason
         self.started_s = arrival.planned_s
+        self.cached_tokens = 0
         self.chunk_s = Times()
 
 
@@ -163,14 +177,13 @@ class Found(msgspec.Struct, frozen=True):
 class Simulation:
     """Owns the virtual clock: it goes from step to step, and from arrival to arrival when idle."""
 
-    def __init__(self, engine: Engine, feed: Feed, seed: int) -> None:
-        self._engine = engine
+    def __init__(self, router: Router, feed: Feed, seed: int) -> None:
+        self._router = router
         self._feed = feed
         self._lengths = AnswerLengths(mean_tokens=NATURAL_MEAN_TOKENS, seed=seed)
         self._flights: dict[int, _Flight] = {}
         self._sent = 0
         self._now_s: float | None = None  # None: nothing was simulated yet
-        self._step: Step | None = None  # that runs
 
     def level(self, scenario: Scenario) -> Found:
         """Runs to the scenario's own end, on from the level before if there was one.
@@ -196,20 +209,19 @@ class Simulation:
     def _ended_by(self, now_s: float) -> tuple[float, str]:
         """When the level ended, and why."""
         while True:
-            if self._step is None:
-                self._take(now_s)
-                if self._feed.finished and not self._flights:
-                    return now_s, "every request was sent and answered"
-                self._step = self._engine.step(now_s)
-            step = self._step
-            next_s = self._feed.next_s() if step is None else step.end_s
-            if next_s is None:
+            self._take(now_s)
+            if self._feed.finished and not self._flights:
+                return now_s, "every request was sent and answered"
+            self._router.start(now_s)
+            ahead = [s for s in (self._router.next_s, self._feed.next_s()) if s is not None]
+            if not ahead:
                 return now_s, "nothing is left to send"
+            next_s = max(now_s, min(ahead))
             stopped = self._stopped_before(next_s)
             if stopped is not None:
-                return stopped  # the step that runs is the next level's
-            now_s, self._step = next_s, None
-            if step is not None:
+                return stopped  # the steps that run are the next level's
+            now_s = next_s
+            for step in self._router.ended(now_s):
                 self._hand_out(step)
 
     def _take(self, now_s: float) -> None:
@@ -221,15 +233,18 @@ class Simulation:
                 self._submit(arrival)
 
     def _submit(self, arrival: Arrival) -> None:
-        request, engine = arrival.request, self._engine
-        prompt = _prompt_tokens(request)
+        request, engine = arrival.request, self._router.one
+        # Blocks must be of the same tokens: with a cache they are counted as the keys are.
+        texts = [m.content for m in request.messages] if engine.prefix_cache else []
+        prompt = sum(map(count_tokens, texts)) if texts else _prompt_tokens(request)
         room = min(engine.max_context_tokens, engine.kv_tokens) - prompt
         at_most = request.max_output_tokens or max(1, room)
         tokens, reason = self._lengths.length(
             at_most=at_most, at_least=1, ignore_eos=request.exact_output
         )
         self._sent += 1
-        refusal = engine.submit(EngineRequest(self._sent, prompt, tokens, at_most))
+        asked = EngineRequest(self._sent, prompt, tokens, at_most, block_keys(texts))
+        refusal = self._router.submit(asked, arrival.user)
         if refusal is not None:
             self._turned_away(arrival, Outcome.HTTP_ERROR, refusal, 400)
         else:
@@ -266,7 +281,7 @@ class Simulation:
             elif now_s - flight.chunk_s[-1] > limits.gap_s:
                 why = f"nothing received for {limits.gap_s:g} s"
             if why is not None:
-                self._engine.cancel(number)
+                self._router.cancel(number)
                 del self._flights[number]
                 self._ended(_record(flight, now_s, Outcome.TIMEOUT, error=why))
 
@@ -275,6 +290,7 @@ class Simulation:
         for number in step.started:
             if number in flights:
                 flights[number].started_s = max(flights[number].started_s, step.start_s)
+                flights[number].cached_tokens = step.hits.get(number, 0)
         for number in step.tokens:
             if number in flights:  # it is not where it timed out during the step
                 flights[number].chunk_s.append(end_s)
@@ -313,6 +329,7 @@ def _record(
         chunk_tokens=Counts([1] * len(chunks)),
         prompt_tokens=flight.prompt_tokens,
         output_tokens=len(chunks) or None,
+        cached_tokens=flight.cached_tokens or None,
         asked_output_tokens=request.max_output_tokens,
         exact_output=request.exact_output,
         token_source=TokenSource.SERVER,

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from servecap.engine.cost import StepWork
 from servecap.engine.engine import Engine, EngineRequest, Step
 from servecap.engine.kv import BlockPool
-from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+from servecap.engine.scheduler import (
+    ChunkedPrefill,
+    Policy,
+    PrefillFirst,
+    Vllm2023,
+    static_batching,
+)
 from servecap.engine.spec import EngineSpec, build
 from servecap.errors import UsageError
 
@@ -26,8 +32,10 @@ class Linear:
         return 0.01 + 0.001 * work.tokens
 
 
-def engine(policy: Policy, *, kv_tokens: int = SMALL_POOL) -> Engine:
-    return Engine(Linear(), policy, kv_tokens=kv_tokens, max_context_tokens=480)
+def engine(policy: Policy, *, kv_tokens: int = SMALL_POOL, prefix_cache: bool = False) -> Engine:
+    return Engine(
+        Linear(), policy, kv_tokens=kv_tokens, max_context_tokens=480, prefix_cache=prefix_cache
+    )
 
 
 policies = st.one_of(
@@ -39,6 +47,8 @@ policies = st.one_of(
         max_batch_prefill_tokens=st.integers(300, 600),
         max_running=st.integers(1, 8),
     ),
+    st.builds(Vllm2023, step_tokens=st.integers(300, 600), max_running=st.integers(1, 8)),
+    st.builds(static_batching, max_running=st.integers(1, 8)),
 )
 
 # (gap to the one before in seconds, prompt, answer, reserved beyond the answer)
@@ -276,3 +286,89 @@ def test_an_engine_is_built_from_names() -> None:
         build(EngineSpec(model="llama-65b", gpu="a30"))
     with pytest.raises(UsageError, match="max_running is 0"):
         build(EngineSpec(model="llama-13b", gpu="a100-40gb", max_running=0))
+
+
+def test_the_engine_of_2023_does_prompts_or_decodes_but_never_both() -> None:
+    machine = engine(Vllm2023(step_tokens=300), kv_tokens=10_000)
+    due = [(0.5 * n, EngineRequest(n, 200, 40)) for n in range(8)]
+    for step in drive(machine, due):
+        assert not step.first or set(step.first) == set(step.tokens)
+        assert len(step.first) <= 1  # two prompts are more than the budget
+
+
+def test_its_watermark_stays_free_when_somebody_is_let_in_but_not_for_decode() -> None:
+    machine = engine(Vllm2023(watermark_share=0.25), kv_tokens=SMALL_POOL)
+    least = 1.0
+    for step in drive(machine, [(0.0, EngineRequest(n, 150, 100)) for n in range(6)]):
+        free = 1 - machine.kv_used_share
+        if step.first and len(step.first) > 1:
+            assert free >= 0.25
+        least = min(least, free)
+    assert least < 0.25
+
+
+def test_a_static_batch_lets_nobody_in_before_its_last_answer_is_whole() -> None:
+    machine = engine(static_batching(max_running=4), kv_tokens=10_000)
+    due = [(0.0, EngineRequest(n, 50, 10 + 30 * n)) for n in range(4)]
+    due += [(0.1, EngineRequest(n, 50, 5)) for n in range(4, 7)]
+    steps = list(drive(machine, due))
+    ends = {i: step.end_s for step in steps for i in step.finished}
+    starts = {i: step.start_s for step in steps for i in step.started}
+    assert ends[0] < ends[1] < ends[2] < ends[3]
+    assert [starts[n] for n in (4, 5, 6)] == [ends[3]] * 3
+
+
+def keyed(number: int, group: int, prompt: int, answer: int, blocks: int) -> EngineRequest:
+    keys = tuple(100 * group + block for block in range(blocks))
+    return EngineRequest(number, prompt, answer, answer, keys)
+
+
+shared = st.lists(
+    st.tuples(
+        st.floats(0, 2), st.integers(0, 2), st.integers(1, 300), st.integers(1, 120),
+        st.integers(0, 20),
+    ),
+    min_size=1,
+    max_size=25,
+)  # fmt: skip
+
+
+@given(policies, shared)
+def test_shared_blocks_are_conserved_and_held_by_those_who_say_so(
+    policy: Policy, todo: list[tuple[float, int, int, int, int]]
+) -> None:
+    machine = engine(policy, prefix_cache=True)
+    now_s, due = 0.0, []
+    for number, (gap_s, group, prompt, answer, blocks) in enumerate(todo):
+        now_s += gap_s
+        due.append((now_s, keyed(number, group, prompt, answer, blocks)))
+    pool = machine._queues.pool
+    finished: list[int] = []
+    for step in drive(machine, due):
+        running = machine._queues.running
+        plain = sum(s.blocks - len(s.held_keys) for s in running)
+        held = {key for s in running for key in s.held_keys}
+        assert plain + len(held) + pool.free == pool.total
+        for key, holders in pool._holders.items():
+            assert holders == sum(key in s.held_keys for s in running)
+        assert all(tokens % 16 == 0 for tokens in step.hits.values())
+        finished += step.finished
+    assert sorted(finished) == list(range(len(todo)))
+    assert pool.free == pool.total
+
+
+def test_what_is_known_of_a_prompt_is_not_computed_again() -> None:
+    machine = engine(ChunkedPrefill(), kv_tokens=10_000, prefix_cache=True)
+    first, second = drive(machine, [(0.0, keyed(0, 1, 200, 1, 12)), (1.0, keyed(1, 1, 200, 1, 12))])
+    assert first.end_s - first.start_s == pytest.approx(0.01 + 0.2)
+    assert second.end_s - second.start_s == pytest.approx(0.01 + 0.008)  # 12 blocks of 16 are known
+    assert (first.hits, second.hits) == ({}, {1: 192})
+
+
+def test_what_was_let_go_first_is_forgotten_first() -> None:
+    machine = engine(ChunkedPrefill(), kv_tokens=20 * 16, prefix_cache=True)
+    groups = [0, 1, 2, 0, 2]  # 8 blocks each: the third takes blocks of the first
+    steps = list(drive(machine, [(n, keyed(n, g, 128, 1, 8)) for n, g in enumerate(groups)]))
+    hits = {i: tokens for step in steps for i, tokens in step.hits.items()}
+    assert 3 not in hits or hits[3] < 112
+    assert hits[4] == 112  # all blocks but the one with the last token

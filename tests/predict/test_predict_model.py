@@ -239,3 +239,17 @@ def test_documents_are_of_nearly_one_length() -> None:
     assert done.exit_code == 0, done.output
     (cell,) = json.loads(done.stdout)["cells"]
     assert cell["max_users"]["value"] > 0
+
+
+def test_a_prefix_that_is_kept_lets_more_users_in_and_instances_add_up() -> None:
+    def users(*more: str) -> float:
+        arguments = ["--model", "llama2-13b", "--gpu", "a100-40gb", "--tp", "4", "--json", *more]
+        done = CliRunner().invoke(cli, ["predict", "--scenario", "docqa", *arguments])
+        assert done.exit_code == 0, done.output
+        (cell,) = json.loads(done.stdout)["cells"]
+        return float(cell["max_users"]["value"])
+
+    alone = users()
+    assert users("--prefix-tokens", "2800") > 1.3 * alone
+    assert users("--instances", "3") == pytest.approx(3 * alone, rel=0.12)
+    assert users("--instances", "3", "--routing", "random") < users("--instances", "3")

@@ -22,7 +22,7 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 @click.option("--name", help="Of the profile.  [default: the file's name]")
 @click.option(
     "--engine",
-    type=click.Choice(["tgi", "vllm", "sglang"]),
+    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     default="tgi",
     show_default=True,
     help="Engine that the cells were measured on.",

@@ -15,10 +15,10 @@ from servecap.cli.progress import say
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "tgi", "sglang"]),
+    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     default="vllm",
     show_default=True,
-    help="Scheduler: chunked prefill (vllm), or prefill first (tgi, sglang).",
+    help="Scheduler: chunked prefill (vllm), prompts first (the others), one batch (static).",
 )
 @click.option("--weights", help="Such as fp8 or awq.  [default: as the model says]")
 @click.option("--kv-dtype", type=click.Choice(["fp8", "int8"]), help="[default: 16 bits]")
@@ -26,6 +26,7 @@ from servecap.cli.progress import say
 @click.option("--port", type=int, default=8000, show_default=True, help="0: any free one.")
 @click.option("--model-name", help="Name that clients use.  [default: the model]")
 @click.option("--max-running", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--prefix-cache", is_flag=True, help="What prompts share is computed once.")
 @click.option("--max-queue", type=click.IntRange(0), help="More waiting than this get HTTP 429.")
 @click.option("--speed", type=float, default=1.0, show_default=True, help="Faster than real time.")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--output-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
 @click.option(
     "--engine",
-    type=click.Choice(["tgi", "vllm", "sglang"]),
+    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     help="[default: the profile's; else tgi for --cells and vllm otherwise]",
 )
 @click.option(
@@ -48,6 +48,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--kv-dtype", type=click.Choice(["fp8", "int8"]), help="Of keys and values.  [default: 16 bits]"
+)
+@click.option(
+    "--prefix-tokens", type=click.IntRange(0), default=0, help="All prompts share, kept in a cache."
+)
+@click.option("--instances", type=click.IntRange(1), default=1, help="Equal, behind one router.")
+@click.option(
+    "--routing",
+    type=click.Choice(["least-load", "round-robin", "random", "sticky"]),
+    default="least-load",
+    show_default=True,
 )
 @click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
 @click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
@@ -117,6 +127,9 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
             "queue": given["queue"] if table else given["queue"] or 0,
             "max_waiting_tokens": given["max_waiting_tokens"],
             "reserve_tokens": given["reserve_tokens"],
+            "prefix_tokens": given["prefix_tokens"],
+            "instances": given["instances"],
+            "routing": given["routing"],
             "weights": given["weights"],
             "kv_dtype": given["kv_dtype"],
         },

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+from collections.abc import Iterable
 
 from servecap import rand
+from servecap.engine.kv import BLOCK_TOKENS
 
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]{{1,8}}|[^\w\s]|_")
@@ -30,6 +33,22 @@ def count_tokens(text: str) -> int:
     (4, 5)
     """
     return max(1, len(_TOKEN.findall(text)))
+
+
+def block_keys(texts: Iterable[str]) -> tuple[int, ...]:
+    """A key for each full block of the prompt's tokens: of its content and all before it.
+
+    >>> a, b = block_keys(["one two " * 20]), block_keys(["one two " * 12 + "three " * 16])
+    >>> len(a), len(b), a[0] == b[0], a[1] == b[1]
+    (2, 2, True, False)
+    """
+    found = [token for text in texts for token in _TOKEN.findall(text)]
+    keys, key = [], b""
+    for at in range(0, len(found) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        words = "\0".join(found[at : at + BLOCK_TOKENS]).encode("utf-8", "replace")
+        key = hashlib.blake2b(key + words, digest_size=7).digest()  # it is no negative number
+        keys.append(int.from_bytes(key, "big"))
+    return tuple(keys)
 
 
 class AnswerLengths:

@@ -12,6 +12,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     prompt_characters: int
+    texts: tuple[str, ...] = ()  # the prompt's parts, as far as blocks of it can be told alike
     at_most: int | None = None  # None: as much as the context leaves
     at_least: int = 0
     ignore_eos: bool = False

@@ -15,6 +15,8 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One emulated server.
 
     `speed`: emulated seconds per real second; at 10 a client sees a server ten times as fast.
+    `prefix_cache`: prompts that begin alike are computed once; answers tell of hits, as vLLM's do
+    with `--enable-prompt-tokens-details`.
     `output_mean_tokens`: mean length of answers to requests that leave the length to the model.
     `max_queue`: with that many requests waiting for a place, new ones get HTTP 429.
     `fail_share`: share of requests that get HTTP 500. `cut_share`: share of streams whose
@@ -37,6 +39,7 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     speed: float = 1.0
     output_mean_tokens: float = 200.0
     max_queue: int | None = None
+    prefix_cache: bool = False
     api_key: str | None = None
     tgi_prefill_header: bool = False
     fail_share: float = 0.0
@@ -58,6 +61,7 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             engine=self.engine,
             max_running=self.max_running,
             gpu_memory_gb=self.gpu_memory_gb,
+            prefix_cache=self.prefix_cache,
             weights=self.weights,
             kv_dtype=self.kv_dtype,
         )

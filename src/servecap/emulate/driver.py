@@ -17,8 +17,8 @@ class Job:
     """A request on its way through the engine; times are emulated seconds, None until reached."""
 
     __slots__ = (
-        "arrived_s", "done", "ended_s", "first_s", "generated", "id", "last_s", "on_token",
-        "output_tokens", "prompt_tokens", "request", "started_s",
+        "arrived_s", "cached_tokens", "done", "ended_s", "first_s", "generated", "id", "last_s",
+        "on_token", "output_tokens", "prompt_tokens", "request", "started_s",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +38,7 @@ class Job:
         self.output_tokens = request.output_tokens
         self.on_token = on_token
         self.generated = 0
+        self.cached_tokens = 0  # of the prompt, found in the prefix cache
         self.arrived_s = arrived_s
         self.started_s: float | None = None
         self.first_s: float | None = None
@@ -153,6 +154,7 @@ class Driver:
         for request_id in step.started:
             if request_id in jobs:
                 jobs[request_id].started_s = step.start_s
+                jobs[request_id].cached_tokens = step.hits.get(request_id, 0)
         gaps: dict[float, int] = {}
         for request_id, count in step.tokens.items():
             job = jobs.get(request_id)

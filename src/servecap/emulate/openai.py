@@ -8,6 +8,7 @@ import msgspec
 
 from servecap.emulate.answers import WORDS, count_tokens, text
 from servecap.emulate.ask import Ask, Rejected
+from servecap.emulate.driver import Job
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _DONE = b"data: [DONE]\n\n"
@@ -64,7 +65,7 @@ def read_chat(body: bytes, served: str) -> Ask:
             parts.append(message.content)
         elif message.content is not None:
             parts += [part.text for part in message.content]
-    return _ask(asked, sum(map(count_tokens, parts)), sum(map(len, parts)))
+    return _ask(asked, sum(map(count_tokens, parts)), parts)
 
 
 def read_completion(body: bytes, served: str) -> Ask:
@@ -76,12 +77,12 @@ def read_completion(body: bytes, served: str) -> Ask:
     asked = _read(_completion_decoder, body, served)
     prompt = asked.prompt
     if isinstance(prompt, str):
-        return _ask(asked, count_tokens(prompt), len(prompt))
+        return _ask(asked, count_tokens(prompt), [prompt])
     texts = [part for part in prompt if isinstance(part, str)]
     if len(prompt) == len(texts) == 1:
-        return _ask(asked, count_tokens(texts[0]), len(texts[0]))
+        return _ask(asked, count_tokens(texts[0]), texts)
     if prompt and not texts:
-        return _ask(asked, len(prompt), len(prompt))
+        return _ask(asked, len(prompt), [" ".join(map(str, prompt))], characters=len(prompt))
     raise _bad("the emulator takes one prompt per request", "prompt")
 
 
@@ -100,14 +101,17 @@ def _read(decoder: msgspec.json.Decoder[_AnyBody], body: bytes, served: str) -> 
     return asked
 
 
-def _ask(asked: _Body, prompt_tokens: int, characters: int) -> Ask:
+def _ask(
+    asked: _Body, prompt_tokens: int, texts: list[str], *, characters: int | None = None
+) -> Ask:
     at_most = asked.max_completion_tokens or asked.max_tokens
     at_least = asked.min_tokens or 0
     if at_most is not None and at_least > at_most:
         raise _bad(f"min_tokens {at_least} is greater than max_tokens {at_most}", "min_tokens")
     return Ask(
         prompt_tokens=max(1, prompt_tokens),
-        prompt_characters=characters,
+        prompt_characters=sum(map(len, texts)) if characters is None else characters,
+        texts=tuple(texts),
         at_most=at_most,
         at_least=at_least,
         ignore_eos=bool(asked.ignore_eos),
@@ -124,12 +128,13 @@ class Stream:
     """The events of one streamed answer, one token each; encoded beforehand but for the word."""
 
     def __init__(
-        self, request_id: int, ask: Ask, *, chat: bool, model: str, created: int, tokens: int,
-        reason: str,
+        self, job: Job, ask: Ask, *, chat: bool, model: str, created: int, reason: str,
     ) -> None:  # fmt: skip
+        request_id, tokens = job.id, job.output_tokens
         self._offset = request_id * 31
         self._last = tokens - 1
-        self._usage = _usage(ask, tokens) if ask.include_usage else None
+        self._job = job if ask.include_usage else None
+        self._ask = ask
         self._frame = {
             "id": _name(request_id, chat),
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -162,16 +167,18 @@ class Stream:
 
     def tail(self) -> list[bytes]:
         """What goes after the last token."""
-        if self._usage is None:
+        if self._job is None:
             return [_DONE]
-        return [_event({**self._frame, "choices": [], "usage": self._usage}), _DONE]
+        return [
+            _event({**self._frame, "choices": [], "usage": _usage(self._ask, self._job)}),
+            _DONE,
+        ]
 
 
-def whole(
-    request_id: int, ask: Ask, *, chat: bool, model: str, created: int, tokens: int, reason: str
-) -> bytes:
+def whole(job: Job, ask: Ask, *, chat: bool, model: str, created: int, reason: str) -> bytes:
     """The body of an answer that is not streamed."""
-    answer = text(request_id, tokens)
+    request_id = job.id
+    answer = text(request_id, job.output_tokens)
     said: dict[str, Any] = (
         {"message": {"role": "assistant", "content": answer}} if chat else {"text": answer}
     )
@@ -182,7 +189,7 @@ def whole(
         "created": created,
         "model": model,
         "choices": [{"index": 0, **said, **end}],
-        "usage": _usage(ask, tokens),
+        "usage": _usage(ask, job),
     }
     return msgspec.json.encode(body)
 
@@ -218,10 +225,12 @@ def _name(request_id: int, chat: bool) -> str:
     return f"{'chatcmpl' if chat else 'cmpl'}-{request_id:016x}"
 
 
-def _usage(ask: Ask, tokens: int) -> dict[str, int]:
-    total = ask.prompt_tokens + tokens
-    return {
+def _usage(ask: Ask, job: Job) -> dict[str, Any]:
+    usage: dict[str, Any] = {
         "prompt_tokens": ask.prompt_tokens,
-        "total_tokens": total,
-        "completion_tokens": tokens,
+        "total_tokens": ask.prompt_tokens + job.output_tokens,
+        "completion_tokens": job.output_tokens,
     }
+    if job.cached_tokens:  # vLLM tells of hits only
+        usage["prompt_tokens_details"] = {"cached_tokens": job.cached_tokens}
+    return usage

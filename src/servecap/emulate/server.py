@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from servecap import __version__, rand
 from servecap.emulate import openai, tgi
-from servecap.emulate.answers import AnswerLengths
+from servecap.emulate.answers import AnswerLengths, block_keys
 from servecap.emulate.ask import Ask, Rejected, openai_error, tgi_error
 from servecap.emulate.config import EmulatorConfig
 from servecap.emulate.driver import Driver, Job
@@ -122,18 +122,14 @@ class Server:
         began_s = time.monotonic()
         ask = read(await request.read(), self.config.served_name)
         plan = self._accept(ask, began_s, bad=400)
-        model, created, tokens = self.config.served_name, int(time.time()), plan.job.output_tokens
+        model, created = self.config.served_name, int(time.time())
         job, reason = plan.job, plan.reason
         if ask.stream:
-            events = openai.Stream(
-                job.id, ask, chat=chat, model=model, created=created, tokens=tokens, reason=reason
-            )
+            events = openai.Stream(job, ask, chat=chat, model=model, created=created, reason=reason)
             headers = {"Content-Type": "text/event-stream; charset=utf-8"}
             return await self._stream(request, plan, events, headers)
         await self._finish(plan)
-        body = openai.whole(
-            job.id, ask, chat=chat, model=model, created=created, tokens=tokens, reason=reason
-        )
+        body = openai.whole(job, ask, chat=chat, model=model, created=created, reason=reason)
         return web.Response(body=body, content_type="application/json", headers=_SERVER)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
@@ -192,7 +188,8 @@ class Server:
         tokens, reason = self._lengths.length(
             at_most=at_most, at_least=min(ask.at_least, at_most), ignore_eos=ask.ignore_eos
         )
-        asked = EngineRequest(next(self._ids), ask.prompt_tokens, tokens, at_most)
+        keys = block_keys(ask.texts) if self.config.prefix_cache else ()
+        asked = EngineRequest(next(self._ids), ask.prompt_tokens, tokens, at_most, keys)
         refusal = engine.refusal(asked)
         if refusal is not None:
             kind = "BadRequestError" if bad == 400 else "validation"

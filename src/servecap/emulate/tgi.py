@@ -54,6 +54,7 @@ def read(body: bytes, *, stream: bool | None) -> Ask:
     return Ask(
         prompt_tokens=count_tokens(asked.inputs),
         prompt_characters=len(asked.inputs),
+        texts=(asked.inputs,),
         at_most=at_most,
         at_least=min(given.min_new_tokens or 0, at_most),
         ignore_eos=bool(given.ignore_eos or given.ignore_eos_token),

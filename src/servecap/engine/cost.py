@@ -99,6 +99,11 @@ CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032
 # sequence is Python bookkeeping that TGI does in tensors: a quarter of it is assumed.
 EAGER_2023 = HostCost(step_s=2.8e-3, sequence_s=0.05e-3, layer_floor_s=0.75e-3)
 
+# vLLM until 0.5: the scheduler, the inputs and the sampler in Python, 2.8 + 0.21 B milliseconds a
+# step of B sequences on one A100 (Vidur's profiles; 5.3 + 0.4 B with four). An assumption: a dozen
+# kernels a layer, each launched in 20 microseconds, hide the GPU's work of small batches.
+VLLM_2023_HOST = HostCost(step_s=2.8e-3, sequence_s=0.21e-3, layer_floor_s=0.25e-3)
+
 
 class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much of what the data sheets say is reached; a calibration may say otherwise.

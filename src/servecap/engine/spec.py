@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
+    VLLM_2023_HOST,
     HostCost,
     StepCoefficients,
     roofline,
@@ -17,10 +18,18 @@ from servecap.engine.engine import Engine
 from servecap.engine.hardware import gpu
 from servecap.engine.memory import kv_tokens
 from servecap.engine.model import KvDtype, model
-from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, step_tokens
+from servecap.engine.scheduler import (
+    ChunkedPrefill,
+    Policy,
+    PrefillFirst,
+    Vllm2023,
+    static_batching,
+    step_tokens,
+)
 from servecap.errors import UsageError
 
-EngineKind = Literal["vllm", "tgi", "sglang"]
+EngineKind = Literal["vllm", "vllm-2023", "tgi", "sglang", "static"]
+ENGINES = get_args(EngineKind)
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,9 +37,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs); "tgi" is TGI 1.x over an eager
     PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts go first as soon
-    as there are any, in up to 8192 tokens at once, with CUDA graphs. `policy`: other settings than
-    the engine's defaults; `max_running` then is the policy's own. `weights`: one of
-    `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None is 16 bits.
+    as there are any, in up to 8192 tokens at once, with CUDA graphs; "vllm-2023" is vLLM until
+    0.5 (whole prompts, recomputed when memory ran out); "static" serves one batch after the other.
+    `policy`: other settings than the engine's defaults; `max_running` then is the policy's own.
+    `weights`: one of `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None
+    is 16 bits. `prefix_cache`: whether leading blocks that prompts have in common are kept.
     """
 
     model: str
@@ -42,6 +53,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     policy: Policy | None = None
     weights: str | None = None
     kv_dtype: KvDtype | None = None
+    prefix_cache: bool = False
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +96,7 @@ def build(spec: EngineSpec) -> Engine:
         made.policy,
         kv_tokens=made.kv_tokens,
         max_context_tokens=made.max_context_tokens,
+        prefix_cache=spec.prefix_cache,
     )
 
 
@@ -100,6 +113,10 @@ def default_policy(spec: EngineSpec) -> Policy:
             return PrefillFirst(max_running=spec.max_running)
         case "sglang":
             return sglang_policy(max_running=spec.max_running)
+        case "vllm-2023":
+            return Vllm2023(max_running=spec.max_running)
+        case "static":
+            return static_batching(max_running=spec.max_running)
 
 
 def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
@@ -122,5 +139,7 @@ def host_cost(engine: EngineKind) -> HostCost:
     match engine:
         case "vllm" | "sglang":
             return CUDA_GRAPHS
-        case "tgi":
+        case "vllm-2023":
+            return VLLM_2023_HOST
+        case "tgi" | "static":
             return EAGER_2023

@@ -122,7 +122,7 @@ def _binds(
 ) -> tuple[dict[str, float], str, str]:
     """Shares of a decode step at that load, the tightest limit, and that with what is behind it."""
     lengths = case.lengths
-    in_flight = figures.requests_per_s * figures.e2e_s
+    in_flight = figures.requests_per_s * figures.e2e_s / case.harness.instances
     sequences = max(1, round(in_flight))
     context = round(sequences * (lengths.prompt_tokens + lengths.output_tokens / 2))
     work = StepWork(sequences, context, 0, 0.0, 0, sequences)
@@ -142,6 +142,7 @@ def _binds(
     tightest = slo.limits[ratio.index(max(ratio))]
     largest = max(shares, key=lambda name: shares[name])
     held = sequences * (lengths.prompt_tokens + lengths.output_tokens * 0.75)
+    held -= (sequences - 1) * min(case.harness.prefix_tokens, lengths.prompt_tokens)
     if tightest.metric in ("ttft", "queue") and held > _FULL * room:
         return shares, str(tightest), f"{tightest}: KV memory (newcomers wait for it)"
     if tightest.metric in ("ttft", "queue"):
@@ -156,6 +157,13 @@ def _notes(
 ) -> tuple[str, ...]:
     """What is odd, and where the prediction leaves what the calibration covered."""
     notes = []
+    harness = case.harness
+    if harness.instances > 1:
+        notes.append(f"of {harness.instances} instances together, routed by {harness.routing}")
+    if harness.prefix_tokens:
+        notes.append(
+            f"all prompts begin with the same {harness.prefix_tokens} tokens, kept in a cache"
+        )
     if shown.refused_share > 0:
         notes.append(f"{shown.refused_share:.2%} of the requests are too long and refused")
     if most == users_max:

@@ -28,11 +28,22 @@ def case_of(spec: EngineSpec, scenario: Scenario, *, interconnect: str | None = 
         UsageError: a name is unknown, or the scenario has no users who think between times.
     """
     load = scenario.load
+    if spec.prefix_cache:
+        raise UsageError(
+            "prefix_cache: a predicted cell knows no texts; emulate the cell, or tell "
+            "`servecap predict` the --prefix-tokens that all prompts share"
+        )
     if not isinstance(load, ClosedLoop) or load.think is not None:
         raise UsageError("a prediction needs users with think times between two numbers")
     return Case(
         place=place(
-            spec.model, spec.gpu, spec.tp, memory_gb=spec.gpu_memory_gb, interconnect=interconnect
+            spec.model,
+            spec.gpu,
+            spec.tp,
+            memory_gb=spec.gpu_memory_gb,
+            interconnect=interconnect,
+            weights=spec.weights,
+            kv_dtype=spec.kv_dtype,
         ),
         lengths=lengths_of(scenario.workload),
         harness=harness_of(spec, think_s=load.think_s),

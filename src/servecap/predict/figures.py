@@ -78,7 +78,16 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         context = self.place.model.max_context_tokens
         policy = self.harness.policy
         traffic = traffic_of(self.harness, self.lengths, users, seed=seed)
-        answers = fast.serve(cost, policy, traffic, kv_tokens=room, max_context_tokens=context)
+        answers = fast.serve(
+            cost,
+            policy,
+            traffic,
+            kv_tokens=room,
+            max_context_tokens=context,
+            instances=self.harness.instances,
+            routing=self.harness.routing,
+            seed=seed,
+        )
         return _summary(self.harness, traffic, answers, users, slo)
 
 

@@ -9,8 +9,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from servecap.engine.fast import Traffic
-from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+from servecap.engine.fast import Prefixes, Traffic
+from servecap.engine.kv import BLOCK_TOKENS
+from servecap.engine.router import Routing
+from servecap.engine.scheduler import (
+    ChunkedPrefill,
+    Policy,
+    PrefillFirst,
+    Vllm2023,
+    static_batching,
+)
 from servecap.engine.spec import EngineKind, sglang_policy
 
 # Of prompt + answer, where a table tells only their sum. Source: the rows of the same tables that
@@ -38,7 +46,8 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `queue`: requests in all, all users starting at once, measured to the last end (the classic
     stop rule). None: the steady state, of which `window` requests per user are looked at.
     `reserve_tokens`: what a prefill-first server reserves for each answer; None: as much as the
-    answer needs in the end, as servers do that estimate it well.
+    answer needs in the end, as servers do that estimate it well. `prefix_tokens`: with which all
+    prompts begin, and which the server keeps. `instances`: equal servers behind one router.
     """
 
     engine: EngineKind = "vllm"
@@ -51,6 +60,9 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     step_tokens: int = 2048
     max_running: int = 256
     memory_share: float = 0.9
+    prefix_tokens: int = 0
+    instances: int = 1
+    routing: Routing = "least-load"
     scheduler: Policy | None = None  # instead of the engine's with the settings above
 
     @property
@@ -70,6 +82,10 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 )
             case "sglang":
                 return sglang_policy(max_running=self.max_running, step_tokens=self.step_tokens)
+            case "vllm-2023":
+                return Vllm2023(max_running=self.max_running)
+            case "static":
+                return static_batching(max_running=self.max_running)
 
 
 _WARM_CYCLES, _WINDOW_CYCLES = 2, 4  # requests per user before and inside the window
@@ -102,7 +118,17 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     ramp_s = cycle_s if harness.queue is None else 0.0
     start_s = np.linspace(0.0, ramp_s, users, endpoint=False, dtype=np.float64)
     reserve = output if harness.reserve_tokens is None else np.full(count, limit)
-    return Traffic(start_s, prompt, output, reserve, rng.uniform(*harness.think_s, count))
+    think_s = rng.uniform(*harness.think_s, count)
+    shared = _shared(harness.prefix_tokens // BLOCK_TOKENS, count)
+    return Traffic(start_s, prompt, output, reserve, think_s, shared)
+
+
+def _shared(blocks: int, count: int) -> Prefixes | None:
+    """Requests that all begin with the same blocks; None: with none."""
+    if not blocks:
+        return None
+    keys = np.tile(np.arange(blocks, dtype=np.int64), count)
+    return Prefixes(keys, np.arange(count + 1) * blocks, blocks)
 
 
 def drawn(

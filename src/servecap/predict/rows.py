@@ -10,6 +10,7 @@ import msgspec
 from servecap import slo as slos
 from servecap.cell import Cell
 from servecap.engine.model import KvDtype
+from servecap.engine.router import Routing
 from servecap.engine.spec import EngineKind
 from servecap.errors import UsageError
 from servecap.predict.calibrate import Measured
@@ -49,6 +50,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     reserve_tokens: int | None = None
     max_running: int = 2000
     memory_share: float = 0.95
+    prefix_tokens: int = 0
+    instances: int = 1
+    routing: Routing = "least-load"
     weights: str | None = None  # these two as `model` takes them, where rows do not say
     kv_dtype: KvDtype | None = None
 
@@ -68,6 +72,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             reserve_tokens=self.reserve_tokens,
             max_running=self.max_running,
             memory_share=self.memory_share,
+            prefix_tokens=self.prefix_tokens,
+            instances=self.instances,
+            routing=self.routing,
         )
 
 
