@@ -16,7 +16,9 @@ from servecap.wire.client import Client, fetch
 from servecap.wire.clock import Clock
 from servecap.wire.endpoint import KEY_VARIABLES, Endpoint
 from servecap.wire.http import HttpBroken
+from servecap.wire.ollama import Ollama
 from servecap.wire.openai import OpenAi
+from servecap.wire.sglang import SgLang
 from servecap.wire.tgi import Tgi
 
 TRIAL_TOKENS = 16
@@ -107,15 +109,38 @@ async def _discover(
             return OpenAi(chat=False), served
         case "tgi":
             return Tgi(stream=stream), ()
+        case "ollama-chat" | "ollama-generate":
+            return Ollama(chat=api == "ollama-chat"), served or await _ollama_models(endpoint)
+        case "sglang":
+            return SgLang(), ()
     if served:
         return OpenAi(chat=True), served
-    code, info = await _get_json(endpoint, "/info")
+    return await _discover_own(endpoint, url, status, stream)
+
+
+async def _discover_own(
+    endpoint: Endpoint, url: str, status: int, stream: bool
+) -> tuple[Api, tuple[str, ...]]:
+    """The dialect of a server without OpenAI's: /v1/models answered *status*."""
+    tgi, info = await _get_json(endpoint, "/info")
     if isinstance(info, dict) and "model_id" in info:
         return Tgi(stream=stream), ()
+    if named := await _ollama_models(endpoint):
+        return Ollama(chat=True), named
+    sglang, info = await _get_json(endpoint, "/get_model_info")
+    if isinstance(info, dict) and "model_path" in info:
+        return SgLang(), ()
     raise EndpointError(
-        f"no known API at {url}: /v1/models answered {status}, /info {code}; "
-        f"name it with --api ({', '.join(API_NAMES[1:])})"
+        f"no known API at {url}: /v1/models answered {status}, /info {tgi}, /api/tags no models, "
+        f"/get_model_info {sglang}; name it with --api ({', '.join(API_NAMES[1:])})"
     )
+
+
+async def _ollama_models(endpoint: Endpoint) -> tuple[str, ...]:
+    _, found = await _get_json(endpoint, "/api/tags")
+    listed = found.get("models") if isinstance(found, dict) else None
+    names = [m.get("name") for m in listed or () if isinstance(m, dict)]
+    return tuple(clean(n) for n in names if isinstance(n, str))
 
 
 async def _models(endpoint: Endpoint) -> tuple[int, tuple[str, ...]]:
@@ -140,9 +165,9 @@ def _choose_model(model: str | None, served: tuple[str, ...], api: Api) -> str |
     if model is None:
         if served:
             return served[0]
-        if isinstance(api, Tgi):
+        if isinstance(api, Tgi | SgLang):
             return None
-        raise EndpointError("the server names no model at /v1/models: give one with --model")
+        raise EndpointError("the server names no model: give one with --model")
     if served and model not in served:
         raise EndpointError(f"model {model!r} is not served here; served: {', '.join(served)}")
     return model

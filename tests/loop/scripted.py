@@ -97,6 +97,7 @@ class Server:
         self.reply = reply
         self.trial: Reply = proper  # to the preflight's request
         self.models: Reply | None = None
+        self.told: dict[str, bytes] = {}  # the JSON at other paths that are only read
         self.asked: list[bytes] = []  # bodies of requests for an answer, without the trial's
         self.connections = 0
         self._tls = tls
@@ -163,6 +164,8 @@ class Server:
             await self.models(call)
         elif call.path == "/v1/models":
             await call.whole(MODELS)
+        elif call.path in self.told:
+            await call.whole(self.told[call.path])
         elif not call.body:
             await call.whole(b"{}", status="200 OK" if call.path == "/health" else "404 No")
         elif TRIAL in call.body:

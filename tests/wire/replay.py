@@ -12,7 +12,9 @@ from servecap.record import Arrival, Counts, Message, Record, Request, Times
 from servecap.wire.api import Api
 from servecap.wire.connection import Owner
 from servecap.wire.exchange import Exchange, at_once
+from servecap.wire.ollama import Ollama
 from servecap.wire.openai import OpenAi
+from servecap.wire.sglang import SgLang
 from servecap.wire.tgi import Tgi
 
 STREAMS = Path(__file__).parent / "streams"
@@ -78,6 +80,10 @@ def api_of(name: str) -> Api:
     """The dialect that the stream of that file name is in."""
     if name.startswith("tgi"):
         return Tgi(stream=True)
+    if name.startswith("ollama"):
+        return Ollama(chat="generate" not in name)
+    if name.startswith("sglang-generate"):
+        return SgLang()
     return OpenAi(chat="completions" not in name)
 
 

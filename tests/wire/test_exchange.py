@@ -69,6 +69,9 @@ def test_end_of_a_stream_cut_twice_ends_it_without_a_close(path: Path) -> None:
         ("vllm-like-chat", Outcome.OK, 4, 11, 9, "length"),
         ("sglang-like-chat", Outcome.OK, 3, 8, 4, "stop"),
         ("tgi-generate", Outcome.OK, 7, 13, 7, "eos_token"),
+        ("ollama-chat", Outcome.OK, 5, 29, 6, "stop"),
+        ("ollama-generate", Outcome.OK, 6, 29, 6, "stop"),
+        ("sglang-generate", Outcome.OK, 5, 7, 9, "length"),
     ],
 )
 def test_streams_tell_what_they_hold(
@@ -168,13 +171,21 @@ def test_how_a_stream_ends(body: bytes, outcome: Outcome, said: str | None) -> N
             assert said in record.error
 
 
-@pytest.mark.parametrize("name", ["vllm-like-error-in-stream", "tgi-error-in-stream"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vllm-like-error-in-stream",
+        "tgi-error-in-stream",
+        "ollama-error-in-stream",
+        "sglang-generate-error-in-stream",
+    ],
+)
 def test_error_inside_a_stream_is_an_error_and_not_an_answer(name: str) -> None:
     record = played((STREAMS / f"{name}.http").read_bytes(), api_of(name))
     assert record.outcome is Outcome.HTTP_ERROR
     assert record.status == 200
     assert record.error is not None
-    assert "overloaded" in record.error or "out of memory" in record.error
+    assert "overloaded" in record.error or "out of memory" in record.error or "full" in record.error
 
 
 def test_error_inside_a_stream_is_told_when_the_stream_is_then_cut() -> None:

@@ -38,7 +38,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 @click.command("doctor")
 @click.option("--url", help="Also look at the server there (one short request).")
 @click.option("--api", default="auto", show_default=True, metavar="API")
-@click.option("--model", help="Model to ask for.  [default: the first at /v1/models]")
+@click.option("--model", help="Model to ask for.  [default: the first that the server names]")
 @click.option("--header", "headers", multiple=True, metavar="'Name: value'", help="Extra header.")
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")

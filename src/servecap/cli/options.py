@@ -56,9 +56,9 @@ target_options = _stack(
         default="auto",
         show_default=True,
         metavar="API",
-        help="auto, openai-chat, openai-completions or tgi.",
+        help="auto, openai-chat, openai-completions, tgi, ollama-chat, ollama-generate or sglang.",
     ),
-    click.option("--model", help="Model to ask for.  [default: the first at /v1/models]"),
+    click.option("--model", help="Model to ask for.  [default: the first that the server names]"),
     click.option("--stream/--no-stream", default=True, help="Stream the answers.  [default: on]"),
     click.option(
         "--header", "headers", multiple=True, metavar="'Name: value'", help="Extra request header."

@@ -10,12 +10,15 @@ from servecap.wire.api import Api
 from servecap.wire.connection import Connection
 from servecap.wire.http import HttpBroken, ResponseReader
 from servecap.wire.like import Reads
+from servecap.wire.lines import LineDecoder
 from servecap.wire.sse import SseDecoder
 
 _PARTS_KEPT = 16  # unread parts of a long stream before they are read in between
 _PARTS_MOST = 256  # while there is no time for that
 _END = b"\r\n\r\n"
 _GIVEN_UP = ("abort", "error")  # vLLM's, when it shuts down or fails in the middle of an answer
+_LINES = "application/x-ndjson"
+_STREAMED = ("text/event-stream", _LINES)
 _SHORT = 7  # a read shorter than the last-chunk mark with its line end may be a cut-off part of it
 
 
@@ -40,13 +43,13 @@ class Exchange:
         "_body",
         "_count_tokens",
         "_deferring",
+        "_events",
         "_on_done",
         "_parts",
         "_put_off",
         "_reader",
         "_reads",
         "_room",
-        "_sse",
         "_stamps",
         "_times",
         "_waiting",
@@ -78,7 +81,7 @@ class Exchange:
         self._on_done = on_done
         self._count_tokens = count_tokens
         self._reader = ResponseReader()
-        self._sse: SseDecoder | None = None
+        self._events: SseDecoder | LineDecoder | None = None
         self._answer = Answer(keep_text=count_tokens is not None)
         self._times = self._answer.chunk_s
         self._reads: Reads | None = None
@@ -157,21 +160,21 @@ class Exchange:
 
     def _reads_like(self, data: bytes) -> Reads | None:
         """What may be counted without being kept after *data*, the last that was read."""
-        same, sse = self._answer.same, self._sse
-        if same is None or sse is None or not (sse.between and self._reader.between_chunks):
+        same, events = self._answer.same, self._events
+        if same is None or not isinstance(events, SseDecoder):
             return None
-        return same.reads(data)
+        return same.reads(data) if events.between and self._reader.between_chunks else None
 
     def _take(self, piece: bytes, at_s: float) -> None:
-        if self._sse is None and not self._body:
+        if self._events is None and not self._body:
             kind = self._reader.headers.get("content-type", "").lower()
-            if self._reader.status == 200 and kind.startswith("text/event-stream"):
-                self._sse = SseDecoder()
+            if self._reader.status == 200 and kind.startswith(_STREAMED):
+                self._events = LineDecoder() if kind.startswith(_LINES) else SseDecoder()
                 self._deferring = self._reader.chunked  # only there is the end told by its bytes
-        if self._sse is None:
+        if self._events is None:
             self._body.append(piece)
             return
-        for event in self._sse.feed(piece):
+        for event in self._events.feed(piece):
             if self._answer.error is None:
                 self._api.event(self._answer, event, at_s)
 
@@ -181,7 +184,7 @@ class Exchange:
         if status != 200:
             self._finish(Outcome.HTTP_ERROR, at_s, error_text(body) or f"HTTP {status}")
             return
-        if self._sse is None:
+        if self._events is None:
             if not body:
                 self._finish(Outcome.BROKEN_STREAM, at_s, "the answer is empty")
                 return
@@ -203,7 +206,7 @@ class Exchange:
             self._finish(Outcome.BROKEN_STREAM, at_s, why)
         elif answer.finish_reason is None and not answer.done:
             self._finish(Outcome.BROKEN_STREAM, at_s, "the stream ended without its end mark")
-        elif self._sse is not None and answer.finish_reason is None and not answer.chunk_s:
+        elif self._events is not None and answer.finish_reason is None and not answer.chunk_s:
             self._finish(Outcome.BROKEN_STREAM, at_s, "the stream ended without any output")
         else:
             self._finish(Outcome.OK, at_s)
