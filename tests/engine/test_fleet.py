@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from servecap.engine.cost import StepCoefficients
 from servecap.engine.engine import Engine, EngineRequest, Step
 from servecap.engine.fleet import METRICS, Crowd, Ended, Routing, joined, serve_fleet
-from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst
+from servecap.engine.scheduler import ChunkedPrefill, Policy, PrefillFirst, Vllm2023
 
 KV_TOKENS, CONTEXT = 40 * 16, 480
 # Steps of 20 ms and more, no two durations alike.
@@ -33,6 +33,7 @@ policies = st.one_of(
         max_running=st.integers(1, 8),
         decode_between=st.booleans(),
     ),
+    st.builds(Vllm2023, step_tokens=st.integers(250, 600), max_running=st.integers(1, 8)),
 )
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=30)
 routings = st.sampled_from(["least-load", "random", "sticky"])

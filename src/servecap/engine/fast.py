@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecap.engine.cost import StepCoefficients
-from servecap.engine.kernel_serve import GIVEN, LEAST_LOAD, ROUND_ROBIN, STICKY, serve_all
+from servecap.engine.kernel import GIVEN, LEAST_LOAD, ROUND_ROBIN, STICKY, serve_all
 from servecap.engine.kernel_state import (
     CHUNKED,
     HIT,
@@ -92,26 +92,13 @@ def serve(
     A refused request takes a millisecond, as in `simulate`.
     """
     n = len(traffic.prompt_tokens)
-    settings = settings_of(policy, kv_tokens, max_context_tokens)
-    places = max(1, min(n, int(settings[2])))
     count = 0 if traffic.prefixes is None else traffic.prefixes.count
-    none = np.zeros(0, np.int64)
-    keys, at = (none, none) if not count or traffic.prefixes is None else _whole(traffic)
-    engines = Engines(
-        c=np.array(msgspec.structs.astuple(cost)),
-        s=settings,
-        state=np.zeros((instances, STATE), np.int64),
-        clock=np.zeros((instances, 2)),
-        phases=np.zeros((instances, BLOCK_TOKENS), np.int64),
-        ends=np.zeros((instances, places), np.int64),
-        seq=np.zeros((SEQ, n), np.int64),
-        times=np.full((4, n), np.nan),
-        sums=np.zeros(5),
-        keys=keys,
-        key_at=at,
-        held=np.zeros(len(keys), np.int64),
-        holders=np.full((instances, count), -1, np.int64),
-        order=np.zeros((3, instances, count + 1), np.int64),
+    engines = fresh(
+        cost,
+        settings_of(policy, kv_tokens, max_context_tokens),
+        instances=instances,
+        requests=n,
+        prefixes=(*_whole(traffic), count) if count else None,
     )
     seq, times = engines.seq, engines.times
     seq[PROMPT], seq[OUTPUT] = traffic.prompt_tokens, traffic.output_tokens
@@ -128,6 +115,41 @@ def serve(
         times[3],
         hits,
         int(engines.state[:, PREEMPTED].sum()),
+    )
+
+
+def fresh(
+    cost: StepCoefficients,
+    settings: Floats,
+    *,
+    instances: int,
+    requests: int,
+    prefixes: tuple[Ints, Ints, int] | None = None,
+) -> Engines:
+    """Engines that have done nothing, with places for so many requests at once.
+
+    Args:
+        prefixes: keys, where each request's begin, and how many different ones there are.
+    """
+    none = np.zeros(0, np.int64)
+    keys, at, count = prefixes or (none, none, 0)
+    places = max(1, min(requests, int(settings[2])))
+    return Engines(
+        c=np.array(msgspec.structs.astuple(cost)),
+        s=settings,
+        state=np.zeros((instances, STATE), np.int64),
+        begins_s=np.zeros(instances),
+        ends_s=np.full(instances, np.inf),
+        phases=np.zeros((instances, BLOCK_TOKENS), np.int64),
+        ends=np.zeros((instances, places), np.int64),
+        seq=np.zeros((SEQ, requests), np.int64),
+        times=np.full((4, requests), np.nan),
+        sums=np.zeros(5),
+        keys=keys,
+        key_at=at,
+        held=np.zeros(len(keys), np.int64),
+        holders=np.full((instances, count), -1, np.int64),
+        order=np.zeros((3, instances, count + 1), np.int64),
     )
 
 

@@ -16,12 +16,11 @@ import numpy as np
 
 from servecap.engine import kernel_fleet as kernel
 from servecap.engine.cost import StepCoefficients
-from servecap.engine.fast import Floats, Ints, settings_of
+from servecap.engine.fast import Floats, Ints, fresh, settings_of
 from servecap.engine.scheduler import Policy
 
 Routing = Literal["least-load", "random", "sticky"]
 METRICS = ("ttft", "tpot", "e2e")
-_ROUTING = {"least-load": kernel.LEAST_LOAD, "random": kernel.RANDOM, "sticky": kernel.STICKY}
 
 
 class Crowd(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,25 +92,27 @@ def serve_fleet(
         log: first requests whose own times are kept.
     """
     users = len(crowd.start_s)
-    asked = (crowd.prompt_tokens, crowd.output_tokens, crowd.think_s, crowd.route)
-    slots = min(users, 2 * -(-users // instances) + 16)
-    while True:  # few instances overflow what is enough for most: then with more room
-        counts, sums = np.zeros(5, np.int64), np.zeros((2, len(METRICS)))
-        bins = np.zeros((len(METRICS), kernel.BINS), np.int64)
-        kept = np.full((5, log), np.nan)
-        if kernel.serve_fleet(
-            np.array(msgspec.structs.astuple(cost)),
-            settings_of(policy, kv_tokens, max_context_tokens),
-            crowd.start_s,
-            asked,
-            _ROUTING[crowd.routing],
-            np.array([crowd.begin_s, crowd.stop_s]),
-            instances,
-            slots,
-            (counts, sums, bins, kept),
-        ):
-            break
-        slots = min(users, 2 * slots)
+    counts, sums = np.zeros(5, np.int64), np.zeros((2, len(METRICS)))
+    bins = np.zeros((len(METRICS), kernel.BINS), np.int64)
+    kept = np.full((5, log), np.nan)
+    settings = settings_of(policy, kv_tokens, max_context_tokens)
+    kernel.serve_fleet(
+        fresh(cost, settings, instances=instances, requests=users),
+        crowd.start_s,
+        crowd.prompt_tokens,
+        crowd.output_tokens,
+        crowd.think_s,
+        crowd.route,
+        kernel.ROUTING[crowd.routing],
+        np.array([crowd.begin_s, crowd.stop_s]),
+        counts,
+        sums,
+        bins,
+        kept,
+        np.zeros(users, np.int64),
+        np.zeros(users + 1),
+        np.zeros(users + 1, np.int64),
+    )
     return Ended(
         answered=int(counts[kernel.ANSWERED]),
         later=int(counts[kernel.LATER]),

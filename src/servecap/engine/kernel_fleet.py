@@ -1,10 +1,7 @@
-"""Clock, router and counters of many compiled engines; see `servecap.engine.fleet`.
+"""Users and counters of many compiled engines; see `servecap.engine.fleet`.
 
-Every instance has its own rows of the arrays that `servecap.engine.kernel` works on: a sequence is
-a slot there, free again when its answer has ended, so memory grows with users and not with time.
-
-Numba's cache on disk looks at each file alone: after a change in kernel.py or kernel_steps.py,
-change or touch this file.
+A user has one request at a time, so the user's number is the request's: memory grows with users
+and not with time.
 """
 
 from __future__ import annotations
@@ -12,36 +9,44 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from servecap.engine.kernel import next_end_s, pop, refused, sift_up
-from servecap.engine.kernel_steps import (
-    BLOCKS,
+from servecap.engine.kernel import (
+    GIVEN,
+    LEAST_LOAD,
+    REFUSAL_S,
+    STICKY,
+    arrive,
+    begin_all,
+    empty,
+    end,
+    gone,
+    next_end_s,
+    pop,
+    refused,
+    routed,
+    sift_up,
+)
+from servecap.engine.kernel_state import (
     CACHED,
-    END,
-    ENDED,
     FIRST,
-    FREE,
     GENERATED,
-    HEAD,
+    HIT,
+    LOAD,
+    NAMED,
     OUTPUT,
     PLANNED,
     PROMPT,
     RESERVE,
-    RUNNING,
     STARTED,
-    TAIL,
-    WAITED,
+    USER,
+    Engines,
     compiled,
-)  # fmt: skip
+)
 
-REFUSAL_S = 0.001
 BINS, BIN_LEAST_S, BINS_PER_E = 3684, 1e-4, 200.0  # up to 10,000 s, each bin 0.5% wide
-LEAST_LOAD, RANDOM, STICKY = range(3)
 ANSWERED, FAILED, LATER, PEAK, SENT = range(5)  # LATER: answers of more than one token
 TTFT, TPOT, E2E = range(3)
-_NO_ROOM, _REFUSED, _QUEUED = range(3)
-INSTANCE, USER, DUE, GOT_FIRST, GOT_LAST = range(5)  # of the log, by request
+INSTANCE, OWNER, DUE, GOT_FIRST, GOT_LAST = range(5)  # of the log, by request
+ROUTING = {"least-load": LEAST_LOAD, "random": GIVEN, "sticky": STICKY}
 
 
 @compiled
@@ -59,60 +64,10 @@ def _count(bins: Any, sums: Any, metric: int, seconds: float) -> None:
 
 
 @compiled
-def _more(order: Any, place: Any, first: Any, load: Any, k: int) -> None:
-    """One request more at instance k; *order* stays sorted by load: `first[l]` have less than l."""
-    last = first[load[k] + 1] - 1
-    other, at = order[last], place[k]
-    order[at], order[last] = other, k
-    place[other], place[k] = at, last
-    first[load[k] + 1] -= 1
-    load[k] += 1
-
-
-@compiled
-def _fewer(order: Any, place: Any, first: Any, load: Any, k: int) -> None:
-    """One request fewer at instance k."""
-    begin = first[load[k]]
-    other, at = order[begin], place[k]
-    order[at], order[begin] = other, k
-    place[other], place[k] = at, begin
-    first[load[k]] += 1
-    load[k] -= 1
-
-
-@compiled
-def _centre(state: Any, waiting: Any, slots: int) -> None:
-    """Moves who waits to the middle of *waiting*, if either end could be run over."""
-    head, count = state[HEAD], state[TAIL] - state[HEAD]
-    if slots <= head and state[TAIL] < 3 * slots:
-        return
-    if head > slots:
-        for w in range(count):
-            waiting[slots + w] = waiting[head + w]
-    else:
-        for w in range(count - 1, -1, -1):
-            waiting[slots + w] = waiting[head + w]
-    state[HEAD], state[TAIL] = slots, slots + count
-
-
-@compiled
-def _submit(rows: Any, slots: int, k: int, i: int, due_s: float) -> None:
-    """Queues the request in slot i of instance k; its lengths are there already."""
-    state, seq, times, waiting = rows[0][k], rows[1][k], rows[2][k], rows[3][k]
-    seq[CACHED, i] = seq[GENERATED, i] = seq[BLOCKS, i] = 0
-    times[PLANNED, i] = due_s
-    times[STARTED, i] = times[FIRST, i] = times[END, i] = math.nan
-    _centre(state, waiting, slots)
-    waiting[state[TAIL]] = i
-    state[TAIL] += 1
-
-
-@compiled
-def _told(seen: Any, times: Any, output: int, i: int, now_s: float) -> None:
-    """Counts the answer in slot i, which ends now."""
-    counts, sums, bins = seen[0], seen[1], seen[2]
+def _told(e: Engines, counts: Any, sums: Any, bins: Any, i: int, now_s: float) -> None:
+    """Counts the user's answer, which ends now."""
     counts[ANSWERED] += 1
-    due_s, first_s = times[PLANNED, i], times[FIRST, i]
+    due_s, first_s, output = e.times[PLANNED, i], e.times[FIRST, i], e.seq[OUTPUT, i]
     _count(bins, sums, TTFT, first_s - due_s)
     _count(bins, sums, E2E, now_s - due_s)
     if output > 1:
@@ -121,165 +76,82 @@ def _told(seen: Any, times: Any, output: int, i: int, now_s: float) -> None:
 
 
 @compiled
-def _answered(
-    rows: Any, loads: Any, users: Any, think_s: Any, seen: Any, k: int, now_s: float, begin_s: float
-) -> int:
-    """Lets those of instance k go whose answers are whole; how many users think now."""
-    state, seq, times, running = rows[0][k], rows[1][k], rows[2][k], rows[4][k]
-    owner, free, left, log = rows[5][k], rows[6][k], rows[7], seen[3]
-    thinking, kept = users[2], 0
-    for r in range(state[RUNNING]):
-        i = running[r]
-        if seq[GENERATED, i] < seq[OUTPUT, i]:
-            running[kept] = i
-            kept += 1
-            continue
-        state[FREE] += seq[BLOCKS, i]
-        if now_s >= begin_s:
-            _told(seen, times, seq[OUTPUT, i], i, now_s)
-        number = owner[1, i]
-        if number < log.shape[1]:
-            log[GOT_FIRST, number], log[GOT_LAST, number] = times[FIRST, i], now_s
-        free[left[k]] = i
-        left[k] += 1
-        _fewer(loads[0], loads[1], loads[2], loads[3], k)
-        sift_up(users[0], users[1], thinking, now_s + think_s[number % len(think_s)], owner[0, i])
-        thinking += 1
-    state[RUNNING] = kept
-    return int(thinking)
+def _ask(e: Engines, i: int, prompt: int, output: int, due_s: float) -> None:
+    """The user's next request."""
+    e.seq[PROMPT, i], e.seq[OUTPUT, i], e.seq[RESERVE, i] = prompt, output, output
+    e.seq[USER, i], e.seq[HIT, i] = i, -1
+    e.seq[CACHED, i] = e.seq[GENERATED, i] = e.seq[NAMED, i] = 0
+    e.times[PLANNED, i] = due_s
+    e.times[STARTED, i] = e.times[FIRST, i] = math.nan
 
 
-@compiled
-def _instance(order: Any, route: Any, routing: int, instances: int, user: int, sent: int) -> int:
-    """Where the router sends the request."""
-    if routing == LEAST_LOAD:
-        return int(order[0])
-    if routing == RANDOM:
-        return int(route[sent % len(route)] * instances)
-    return user % instances
-
-
-@compiled
-def _arrived(
-    s: Any,
-    rows: Any,
-    loads: Any,
-    asked: Any,
-    seen: Any,
-    k: int,
-    user: int,
-    sent: int,
-    now_s: float,
-    begin_s: float,
-) -> int:
-    """What becomes of a request that the router sends to instance k."""
-    seq, owner, free, left = rows[1][k], rows[5][k], rows[6][k], rows[7]
-    prompt, output, counts, log, load = asked[0], asked[1], seen[0], seen[3], loads[3]
-    if left[k] == 0:
-        return _NO_ROOM
-    i = free[left[k] - 1]
-    seq[PROMPT, i] = prompt[sent % len(prompt)]
-    seq[OUTPUT, i] = seq[RESERVE, i] = output[sent % len(output)]
-    owner[0, i], owner[1, i] = user, sent
-    if sent < log.shape[1]:
-        log[INSTANCE, sent], log[USER, sent], log[DUE, sent] = k, user, now_s
-    if refused(s, seq, i):
-        counts[FAILED] += 1 if now_s >= begin_s else 0
-        return _REFUSED
-    left[k] -= 1
-    _submit(rows, seq.shape[1], k, i, now_s)
-    _more(loads[0], loads[1], loads[2], load, k)
-    if now_s >= begin_s:
-        counts[PEAK] = max(counts[PEAK], load[k])
-    return _QUEUED
-
-
-@compiled
-def _rows(s: Any, instances: int, slots: int) -> Any:
-    """Every instance's arrays, empty: state, sequences, times, waiting, running, owners, free
-    slots and how many there are."""
-    state = np.zeros((instances, 9), np.int64)
-    state[:, FREE], state[:, HEAD], state[:, TAIL], state[:, WAITED] = int(s[5]), slots, slots, 1
-    free = np.zeros((instances, slots), np.int64)
-    for k in range(instances):
-        for i in range(slots):
-            free[k, i] = slots - 1 - i
-    return (
-        state,
-        np.zeros((instances, 6, slots), np.int64),
-        np.zeros((instances, 4, slots)),
-        np.zeros((instances, 3 * slots), np.int64),
-        np.zeros((instances, min(slots, int(s[2])) + 1), np.int64),
-        np.zeros((instances, 2, slots), np.int64),
-        free,
-        np.full(instances, slots, np.int64),
-    )
-
-
-@compiled
-def serve_fleet(
-    c: Any,
-    s: Any,
+def _serve_fleet(
+    e: Engines,
     start_s: Any,
-    asked: Any,
+    prompt: Any,
+    output: Any,
+    think_s: Any,
+    route: Any,
     routing: int,
     window: Any,
-    instances: int,
-    slots: int,
-    seen: Any,
-) -> bool:
-    """Fills *seen* with what ends in the window; False: an instance had too few slots.
+    counts: Any,
+    sums: Any,
+    bins: Any,
+    log: Any,
+    numbers: Any,
+    heap_s: Any,
+    heap_u: Any,
+) -> None:
+    """Fills counts, sums and bins with what ends in the window, and the log with what comes first.
 
-    The n-th request sent takes the n-th value of each series in *asked* (prompt, answer, think
-    time, route), from the start again where one is over. *seen*: counts, sums, bins, and a log
-    of as many first requests as it has columns.
+    The n-th request sent takes the n-th prompt, answer, think time and route, from the start again
+    where one is over. *numbers*, *heap_s* and *heap_u* have a place for each user, and one more.
     """
-    think_s, route, counts = asked[2], asked[3], seen[0]
     begin_s, stop_s = window[0], window[1]
-    rows = _rows(s, instances, slots)
-    state, seq, times, waiting, running = rows[:5]
-    first, load = np.full(slots + 2, instances, np.int64), np.zeros(instances, np.int64)
-    first[0] = 0
-    loads = (np.arange(instances), np.arange(instances), first, load)
-    user_s, user_u = np.zeros(len(start_s) + 1), np.zeros(len(start_s) + 1, np.int64)
-    step_s, step_k = np.zeros(instances + 1), np.zeros(instances + 1, np.int64)
-    steps, thinking, sent = 0, 0, 0
+    empty(e)
+    size, sent, instances = 0, 0, len(e.state)
     for u in range(len(start_s)):
-        sift_up(user_s, user_u, thinking, start_s[u], u)
-        thinking += 1
+        sift_up(heap_s, heap_u, size, start_s[u], u)
+        size += 1
     while True:
-        due_s = user_s[0] if thinking > 0 else math.inf
-        end_s = step_s[0] if steps > 0 else math.inf
-        now_s = min(due_s, end_s)
+        now_s = min(heap_s[0] if size > 0 else math.inf, next_end_s(e))
         if now_s > stop_s:
             counts[SENT] = sent
-            return True
-        if end_s < due_s:
-            k = step_k[0]
-            pop(step_s, step_k, steps)
-            steps -= 1
-            if state[k, ENDED] == 1:
-                users = (user_s, user_u, thinking)
-                thinking = _answered(rows, loads, users, think_s, seen, k, now_s, begin_s)
-            if load[k] == 0:
-                continue
-        else:
-            user = user_u[0]
-            pop(user_s, user_u, thinking)
-            thinking -= 1
-            k = _instance(loads[0], route, routing, instances, user, sent)
-            taken = _arrived(s, rows, loads, asked, seen, k, user, sent, now_s, begin_s)
-            if taken == _NO_ROOM:
-                return False
+            return
+        for k in range(instances):
+            if e.ends_s[k] <= now_s:
+                end(e, k)
+                i = gone(e, k)
+                while i >= 0:
+                    if now_s >= begin_s:
+                        _told(e, counts, sums, bins, i, now_s)
+                    number = numbers[i]
+                    if number < log.shape[1]:
+                        log[GOT_FIRST, number], log[GOT_LAST, number] = e.times[FIRST, i], now_s
+                    sift_up(heap_s, heap_u, size, now_s + think_s[number % len(think_s)], i)
+                    size += 1
+                    i = gone(e, k)
+        while size > 0 and heap_s[0] <= now_s:
+            due_s, user = heap_s[0], heap_u[0]
+            pop(heap_s, heap_u, size)
+            size -= 1
+            _ask(e, user, prompt[sent % len(prompt)], output[sent % len(output)], due_s)
+            numbers[user] = sent
+            pick = int(route[sent % len(route)] * instances)
+            k = routed(e, routing, sent, user, pick)
+            if sent < log.shape[1]:
+                log[INSTANCE, sent], log[OWNER, sent], log[DUE, sent] = k, user, due_s
+            if refused(e, user):
+                counts[FAILED] += 1 if due_s >= begin_s else 0
+                again_s = due_s + REFUSAL_S + think_s[sent % len(think_s)]
+                sift_up(heap_s, heap_u, size, again_s, user)
+                size += 1
+            else:
+                arrive(e, k, user, due_s)
+                if due_s >= begin_s:
+                    counts[PEAK] = max(counts[PEAK], e.state[k, LOAD])
             sent += 1
-            if taken == _REFUSED:
-                again_s = now_s + REFUSAL_S + think_s[(sent - 1) % len(think_s)]
-                sift_up(user_s, user_u, thinking, again_s, user)
-                thinking += 1
-                continue
-            if load[k] > 1:  # a step is under way
-                continue
-        _centre(state[k], waiting[k], slots)
-        end_s = next_end_s(c, s, state[k], seq[k], running[k], waiting[k], times[k], now_s, now_s)
-        sift_up(step_s, step_k, steps, end_s, k)
-        steps += 1
+        begin_all(e, now_s)
+
+
+serve_fleet = compiled(_serve_fleet, kept=True)

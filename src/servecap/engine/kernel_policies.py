@@ -9,16 +9,6 @@ from __future__ import annotations
 
 import math
 
-from servecap.engine.kernel_decode import (
-    add_chunk,
-    advance,
-    affordable,
-    begin_decode,
-    blocks_of_run,
-    preempt,
-    run_s,
-    step_s,
-)
 from servecap.engine.kernel_state import (
     BETWEEN,
     BUDGET,
@@ -61,6 +51,16 @@ from servecap.engine.kernel_state import (
     needed,
     take,
 )
+from servecap.engine.kernel_steps import (
+    add_chunk,
+    advance,
+    affordable,
+    begin_decode,
+    blocks_of_run,
+    preempt,
+    run_s,
+    step_s,
+)
 from servecap.engine.kv import BLOCK_TOKENS
 
 NOTHING, STEP, RUN = range(3)
@@ -69,7 +69,7 @@ NOTHING, STEP, RUN = range(3)
 @compiled
 def begin(e: Engines, k: int, now_s: float) -> None:
     """Starts what the idle engine does next; it has work."""
-    e.clock[k, 0] = now_s
+    e.begins_s[k] = now_s
     if e.s[KIND] == CHUNKED:
         _chunked(e, k, now_s)
     elif e.s[KIND] == VLLM_2023:
@@ -84,7 +84,7 @@ def _run(e: Engines, k: int, now_s: float, most: int, opened: bool) -> None:
     steps = min(most, e.seq[LAST, e.ends[k, 0]] - e.state[k, DECODED])
     e.state[k, PENDING], e.state[k, STEPS] = RUN, steps
     e.state[k, OPEN] = 1 if opened else 0
-    e.clock[k, 1] = now_s + run_s(e, k, steps)
+    e.ends_s[k] = now_s + run_s(e, k, steps)
 
 
 @compiled
@@ -100,7 +100,7 @@ def _paged_run(e: Engines, k: int, now_s: float, opened: bool) -> bool:
 @compiled
 def _step(e: Engines, k: int, end_s: float) -> None:
     e.state[k, PENDING] = STEP
-    e.clock[k, 1] = end_s
+    e.ends_s[k] = end_s
 
 
 @compiled

@@ -43,7 +43,8 @@ class Engines(NamedTuple):
     c: Any  # StepCoefficients
     s: Any  # settings, by KIND and the rest
     state: Any  # [k, STATE]: whole numbers
-    clock: Any  # [k, 2]: when the pending step, or run of steps, begins and ends
+    begins_s: Any  # [k]: when what is under way, a step or a run of steps, began
+    ends_s: Any  # [k]: when it ends; infinite: nothing is
     phases: Any  # [k, 16]: decoding sequences by the step, modulo 16, at which a block is full
     ends: Any  # [k, m]: heap of decoding sequences, the first to end at the top
     seq: Any  # [SEQ, n]: whole numbers

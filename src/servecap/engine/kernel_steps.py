@@ -1,53 +1,52 @@
-"""Steps, runs of steps and memory of the compiled engine; see `servecap.engine.fast`.
+"""Steps, runs of steps and those that decode, in the compiled engine; see `servecap.engine.fast`.
 
-Arrays that the functions share: `c` as StepCoefficients, `state` and `seq` by the indices below,
-`running` oldest first, `waiting` from HEAD to TAIL, `times` by request.
+All that decode advance by one token in each step, so nothing is written for each of them: what
+they have is what they had when they began to decode, plus the steps since.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
+from servecap.engine.kernel_state import (
+    BLOCKS,
+    CACHED,
+    CONTEXT,
+    DECODED,
+    DECODING,
+    FREE,
+    GENERATED,
+    LAST,
+    OUTPUT,
+    PAGED,
+    PREEMPTED,
+    RANK,
+    SINCE,
+    STARTED,
+    YOUNGEST,
+    Engines,
+    blocks_for,
+    compiled,
+    leave,
+    missing,
+    release,
+    take,
+    wait,
+)
 from servecap.engine.kv import BLOCK_TOKENS
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-try:
-    from numba import njit
-except ImportError:  # the extra is not installed
-    COMPILED = False
-
-    def compiled(function: F) -> F:
-        """*function* as it is: numba is not installed."""
-        return function
-
-else:
-    COMPILED = True
-    # Numba looks for cached code by the name and the text of a function's own file, and would go on
-    # with what it calls in other files as these once were. So the name tells all their texts.
-    _TEXTS = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("kernel*.py")))
-    _VERSION = hashlib.sha256(_TEXTS).hexdigest()[:12]
-
-    def compiled(function: F) -> F:
-        """*function* as machine code, kept on disk between runs."""
-        function.__qualname__ += f"_{_VERSION}"
-        return cast(F, njit(cache=True)(function))
-
-
-# Indices into the state that the compiled functions share.
-FREE, HEAD, TAIL, RUNNING, WAITED, JOINED, PREEMPTED, PARTIAL, ENDED = range(9)
-CACHED, GENERATED, BLOCKS, PROMPT, OUTPUT, RESERVE = range(6)
-PLANNED, STARTED, FIRST, END = range(4)
 
 
 @compiled
-def blocks_for(tokens: int) -> int:
-    """As `kv.blocks_for`."""
-    return (tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+def add_chunk(e: Engines, i: int, tokens: int, now_s: float) -> None:
+    """Counts a chunk of a prompt into the sums: tokens, pairs, cached, sampled, prompts."""
+    if math.isnan(e.times[STARTED, i]):
+        e.times[STARTED, i] = now_s
+    e.sums[0] += tokens
+    e.sums[1] += tokens * (e.seq[CACHED, i] + (tokens + 1) / 2)
+    e.sums[2] += e.seq[CACHED, i]
+    e.sums[3] += 1 if tokens == missing(e, i) else 0
+    e.sums[4] += 1
 
 
 @compiled
@@ -60,10 +59,12 @@ def _linear_s(c: Any, tokens: float) -> float:
 
 
 @compiled
-def step_s(c: Any, decodes: int, context: float, sums: Any) -> float:
-    """As `StepCoefficients.step_s`; *sums* as in `_chunk`."""
+def step_s(e: Engines, decodes: int, cached: int) -> float:
+    """As `StepCoefficients.step_s`, of those who decode and of the chunks in the sums."""
+    c, sums = e.c, e.sums
     tokens = decodes + sums[0]
     sampled = decodes + sums[3]
+    context = cached + decodes
     gpu = _linear_s(c, tokens)
     if sampled > 0:
         gpu += math.sqrt(c[5] * c[5] + (sampled * c[6]) ** 2)
@@ -88,8 +89,11 @@ def _growing_s(floor: float, first: float, more: float, steps: int) -> float:
 
 
 @compiled
-def _run_s(c: Any, decodes: int, context: float, steps: int) -> float:
-    """Seconds of so many decode steps in a row; *context* grows by *decodes* with each."""
+def run_s(e: Engines, k: int, steps: int) -> float:
+    """Seconds of so many steps of all that decode now, and of nothing else."""
+    c = e.c
+    decodes = e.state[k, DECODING]
+    context = e.state[k, CONTEXT] + decodes
     host = c[0] + c[1] * decodes
     gpu = _linear_s(c, decodes)
     gpu += math.sqrt(c[5] * c[5] + (decodes * c[6]) ** 2)
@@ -106,97 +110,139 @@ def _run_s(c: Any, decodes: int, context: float, steps: int) -> float:
 
 
 @compiled
-def _steps_until(c: Any, decodes: int, context: float, most: int, seconds: float) -> int:
-    """Fewest steps (at most *most*) that take at least that long."""
+def steps_until(e: Engines, k: int, most: int, seconds: float) -> int:
+    """Fewest steps (at most *most*, at least 1) that take at least that long."""
     low, high = 1, most
+    guess = int(seconds / run_s(e, k, 1)) + 1  # steps get longer, so fewer will do, but hardly
+    if guess < high and run_s(e, k, guess) >= seconds:
+        high = guess
+    back = 1
     while low < high:
-        middle = (low + high) // 2
-        if _run_s(c, decodes, context, middle) >= seconds:
+        middle = max((low + high) // 2, high - back)
+        if run_s(e, k, middle) >= seconds:
             high = middle
+            back *= 4
         else:
             low = middle + 1
+            back = 1
     return low
 
 
 @compiled
-def _grown(seq: Any, running: Any, count: int, steps: int) -> int:
-    """Blocks that the running sequences need beyond theirs after so many decode steps."""
-    blocks = 0
-    for r in range(count):
-        i = running[r]
-        blocks += blocks_for(seq[CACHED, i] + steps) - seq[BLOCKS, i]
-    return blocks
-
-
-@compiled
-def _affordable(state: Any, seq: Any, running: Any, count: int, most: int) -> int:
-    """Decode steps, at most *most*, for which there is memory."""
-    if state[FREE] >= count * (most // BLOCK_TOKENS + 1):
+def affordable(e: Engines, k: int, most: int) -> int:
+    """Steps of those that decode, at most *most*, for which there is memory."""
+    free, decodes = e.state[k, FREE], e.state[k, DECODING]
+    if free >= decodes * (most // BLOCK_TOKENS + 1):
         return most
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _grown(seq, running, count, middle) <= state[FREE]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    steps = (free // decodes) * BLOCK_TOKENS
+    free -= (free // decodes) * decodes
+    while steps < most:
+        free -= e.phases[k, -(e.state[k, DECODED] + steps) % BLOCK_TOKENS]
+        if free < 0:
+            return int(steps)
+        steps += 1
+    return most
 
 
 @compiled
-def decode(
-    c: Any, state: Any, seq: Any, running: Any, now_s: float, due_s: float, most: int, paged: bool
-) -> float:
-    """End of a run of decode steps of all that run: to the first end of an answer, the first step
-    that begins after *due_s*, or as long as there is memory; -1 where that is not even one step."""
-    count = state[RUNNING]
-    context, least = count, 1 << 40
-    for r in range(count):
-        i = running[r]
-        context += seq[CACHED, i]
-        least = min(least, seq[OUTPUT, i] - seq[GENERATED, i])
-    most = min(most, least)
-    if paged:
-        most = _affordable(state, seq, running, count, most)
-        if most == 0:
-            return -1.0
-    steps = most
-    if due_s < now_s + _run_s(c, count, context, most):
-        steps = _steps_until(c, count, context, most, due_s - now_s)
-    for r in range(count):
-        i = running[r]
-        seq[CACHED, i] += steps
-        seq[GENERATED, i] += steps
-        if paged:
-            blocks = blocks_for(seq[CACHED, i])
-            state[FREE] -= blocks - seq[BLOCKS, i]
-            seq[BLOCKS, i] = blocks
-    state[WAITED] += steps
-    state[ENDED] = 1 if steps == least else 0
-    return now_s + _run_s(c, count, context, steps)
+def blocks_of_run(e: Engines, k: int, steps: int) -> int:
+    """Blocks that so many steps fill."""
+    blocks = (steps // BLOCK_TOKENS) * e.state[k, DECODING]
+    for step in range(steps - steps % BLOCK_TOKENS, steps):
+        blocks += e.phases[k, -(e.state[k, DECODED] + step) % BLOCK_TOKENS]
+    return int(blocks)
 
 
 @compiled
-def hold(state: Any, seq: Any, i: int, tokens: int) -> bool:
-    """As `Queues.hold`."""
-    more = blocks_for(tokens) - seq[BLOCKS, i]
-    if more > 0:
-        if more > state[FREE]:
-            return False
-        state[FREE] -= more
-        seq[BLOCKS, i] += more
-    return True
+def advance(e: Engines, k: int, steps: int) -> None:
+    """All that decode have so many tokens more; their blocks have been taken."""
+    e.state[k, DECODED] += steps
+    e.state[k, CONTEXT] += steps * e.state[k, DECODING]
 
 
 @compiled
-def preempt(state: Any, seq: Any, running: Any, waiting: Any) -> int:
-    """As `Queues.preempt_youngest`; who it was."""
-    state[RUNNING] -= 1
-    victim = running[state[RUNNING]]
-    state[FREE] += seq[BLOCKS, victim]
-    seq[BLOCKS, victim] = 0
-    seq[CACHED, victim] = 0
-    state[HEAD] -= 1
-    waiting[state[HEAD]] = victim
-    state[PREEMPTED] += 1
-    return int(victim)
+def decode(e: Engines, k: int, steps: int) -> None:
+    """All that decode have so many tokens more, and the blocks for them."""
+    if e.state[k, PAGED] == 1:
+        take(e, k, blocks_of_run(e, k, steps))
+    advance(e, k, steps)
+
+
+@compiled
+def begin_decode(e: Engines, k: int, i: int) -> None:
+    """From now on the running sequence decodes."""
+    decoded = e.state[k, DECODED]
+    e.seq[SINCE, i] = decoded
+    e.seq[LAST, i] = decoded + e.seq[OUTPUT, i] - e.seq[GENERATED, i]
+    e.state[k, CONTEXT] += e.seq[CACHED, i]
+    e.phases[k, (e.seq[CACHED, i] - decoded) % BLOCK_TOKENS] += 1
+    size = e.state[k, DECODING]
+    e.state[k, DECODING] += 1
+    _up(e, k, size, i)
+
+
+@compiled
+def end_decode(e: Engines, k: int, place: int) -> int:
+    """Takes the one at that *place* of the heap from those that decode; who it is."""
+    i = e.ends[k, place]
+    decoded = e.state[k, DECODED]
+    e.phases[k, (e.seq[CACHED, i] - e.seq[SINCE, i]) % BLOCK_TOKENS] -= 1
+    e.seq[CACHED, i] += decoded - e.seq[SINCE, i]
+    e.seq[GENERATED, i] += decoded - e.seq[SINCE, i]
+    if e.state[k, PAGED] == 1:
+        e.seq[BLOCKS, i] = blocks_for(e.seq[CACHED, i])
+    e.state[k, CONTEXT] -= e.seq[CACHED, i]
+    e.state[k, DECODING] -= 1
+    size = e.state[k, DECODING]
+    if place < size:
+        moved = e.ends[k, size]
+        _down(e, k, place, moved)
+        if e.ends[k, place] == moved:
+            _up(e, k, place, moved)
+    return int(i)
+
+
+@compiled
+def _sooner(e: Engines, i: int, j: int) -> bool:
+    """Whether i ends before j; of two that end together, whether it was admitted before."""
+    if e.seq[LAST, i] != e.seq[LAST, j]:
+        return bool(e.seq[LAST, i] < e.seq[LAST, j])
+    return bool(e.seq[RANK, i] < e.seq[RANK, j])
+
+
+@compiled
+def _up(e: Engines, k: int, place: int, i: int) -> None:
+    while place > 0 and _sooner(e, i, e.ends[k, (place - 1) // 2]):
+        e.ends[k, place] = e.ends[k, (place - 1) // 2]
+        place = (place - 1) // 2
+    e.ends[k, place] = i
+
+
+@compiled
+def _down(e: Engines, k: int, place: int, i: int) -> None:
+    size = e.state[k, DECODING]
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and _sooner(e, e.ends[k, child + 1], e.ends[k, child]):
+            child += 1
+        if not _sooner(e, e.ends[k, child], i):
+            break
+        e.ends[k, place] = e.ends[k, child]
+        place = child
+    e.ends[k, place] = i
+
+
+@compiled
+def preempt(e: Engines, k: int) -> int:
+    """As `Queues.make_room` preempts the youngest; who it was."""
+    i = int(e.state[k, YOUNGEST])
+    for place in range(e.state[k, DECODING]):
+        if e.ends[k, place] == i:
+            end_decode(e, k, place)
+            break
+    leave(e, k, i)
+    release(e, k, i)
+    e.seq[CACHED, i] = 0
+    wait(e, k, i, True)
+    e.state[k, PREEMPTED] += 1
+    return i
