@@ -28,8 +28,8 @@ def main(per_shape: int, names: list[str]) -> None:
     ours = rows[names[0]]
     for shape in SHAPES:
         print(_line(f"  {names[0]}, {shape}", [r for r in ours if r[0] == shape]))
-    for own in names[:2]:
-        for name in names[2:]:
+    for own in names[:3]:
+        for name in names[3:]:
             print(f"user-seconds of {name} / {own}: {_user_s(rows[name]) / _user_s(rows[own]):.2f}")
 
 

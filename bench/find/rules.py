@@ -39,6 +39,7 @@ class Meter:
         self.server, self.rng = server, rng
         self.user_s = 0.0
         self.levels = 0
+        self.users = 0.0  # of the population that lives on; 0: the next one starts anew
 
     def level(self, users: float, requests: int, *, cold_cycles: float) -> dict[str, Floats]:
         """*requests* in the steady state, after that many cycles that are thrown away."""
@@ -48,12 +49,30 @@ class Meter:
         self.levels += 1
         return self.server.sample(users, requests, self.rng)
 
+    def living(self, users: float, requests: int, *, given_up: bool) -> dict[str, Floats]:
+        """The same in a population that lives on, unless its load was given up.
+
+        Newcomers ramp in over a cycle, who leaves takes a response; then the part of a cycle that
+        is the part of the population that is new. A first population ramps in from nobody.
+        """
+        server, before = self.server, self.users
+        cycle_s = server.cycle_s(users)
+        if users >= before:
+            hand_over = cycle_s * (users + before) / 2
+        else:
+            hand_over = server.response_s(before) * (users + before) / 2
+        hand_over += users * cycle_s * abs(users - before) / max(users, before)
+        self.user_s += hand_over + users * requests / server.requests_per_s(users)
+        self.levels += 1
+        self.users = 0.0 if given_up else users
+        return server.sample(users, requests, self.rng)
+
     def answer(self, best: float, low: float, high: float | None) -> Answer:
         return Answer(best, low, high, self.user_s, self.levels)
 
 
 def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -> Answer:
-    """servecap: a curve over all levels; one cycle of hand-over, one or more measured."""
+    """servecap: a curve over all levels of one population that lives on."""
     meter = Meter(server, rng)
     search = Search(
         start=START,
@@ -68,7 +87,7 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
         hopeless = server.mean_ttft_s(users) > GIVEN_UP * server.limits[0].at_most_s
         if hopeless:
             requests = GIVEN_UP_AFTER
-        values = meter.level(users, requests, cold_cycles=1.0 if hopeless else COLD_CYCLES)
+        values = meter.living(users, requests, given_up=hopeless)
         found = [of_values(limit, values[limit.metric].tolist()) for limit in server.limits]
         margins = [m for m in found if m is not None]
         if hopeless:
@@ -76,10 +95,10 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
         search.tell(users, margins, requests)
     answer = search.estimate()
     assert answer is not None
-    return meter.answer(answer.best, answer.low, answer.high)
+    low = answer.low if answer.named is None else answer.named
+    return meter.answer(answer.best, low, answer.high)
 
 
-COLD_CYCLES = 2.0  # ramp-in and one more, before the window
 CYCLES = 2.0  # the window's least length
 GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a level up early
 GIVEN_UP_AFTER = 80  # requests that came after the ramp, one cycle
@@ -182,6 +201,7 @@ def _root(loads: Sequence[int], used: Sequence[float]) -> float:
 RULES: dict[str, Callable[[Server, np.random.Generator], Answer]] = {
     "servecap, 5%": ours,
     "servecap, 10%": lambda server, rng: ours(server, rng, precision=0.10),
+    "servecap, 20%": lambda server, rng: ours(server, rng, precision=0.20),
     "double + bisect, 3 x 2N": double_and_bisect,
     "isotonic + root": isotonic_root,
     "attainment + bisect": attainment_bisect,

@@ -18,7 +18,8 @@ from servecap.metrics import LimitCheck, Summary, Verdict
 from servecap.run import Probe, Run, Status
 from servecap.scenario import ClosedLoop, Scenario
 from servecap.search.evidence import Margin, at_least, least_requests, margins
-from servecap.search.machine import CONFIDENCE, Ask, Estimate, Search
+from servecap.search.known import Estimate
+from servecap.search.machine import CONFIDENCE, Ask, Search
 from servecap.summarize import summarize
 
 __all__ = ["Estimate", "Level", "Margin", "Search", "SearchResult", "find", "limiting"]
@@ -52,7 +53,10 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at_capacity(self) -> Level | None:
-        """The valid level nearest to the capacity that did not fail; None if there is none."""
+        """The level at the number that is named; None where none can be.
+
+        A search that ended before it had measured there has the nearest that did not fail.
+        """
         held = [
             x
             for x in self.levels
@@ -128,7 +132,7 @@ class _Hunt:
         self._interrupted = False
 
     def run(self) -> None:
-        while (asked := self._search.ask()) is not None:
+        while (asked := self._search.ask(last=self._is_last())) is not None:
             left_s = self._left_s()
             if left_s is not None and left_s < self._least_s():
                 self._stop_reason = f"the budget of {self._budget_s:g} s is spent"
@@ -142,6 +146,11 @@ class _Hunt:
         self._stop_reason = self._search.stop_reason
         if self._barred:
             self._stop_reason = f"{self._stop_reason}; {self._barred}"
+
+    def _is_last(self) -> bool:
+        """Whether the budget leaves no time for two more levels like the last one."""
+        left_s = self._left_s()
+        return left_s is not None and bool(self._levels) and left_s < 2 * self._levels[-1].spent_s
 
     def _least_s(self) -> float:
         """What a level takes at least: one cut short by the budget would only be INVALID."""
@@ -257,7 +266,7 @@ def _capacity(estimate: Estimate | None, levels: Sequence[Level]) -> Capacity:
     if name is None and broken:
         name = limiting(min(broken, key=lambda x: x.users).summary)
     return Capacity(
-        users=int(estimate.low),
+        users=int(estimate.named or 0),
         users_high=None if estimate.high is None else int(estimate.high),
         confidence=estimate.confidence,
         limited_by=name,

@@ -47,7 +47,8 @@ def paths(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floa
 
     Source:
         Wahba, Improper priors, spline smoothing and the problem of guarding against model errors
-        in regression, J. R. Stat. Soc. B 40 (1978).
+        in regression, J. R. Stat. Soc. B 40 (1978). Drawn by kriging of unconditional paths:
+        Journel & Huijbregts, Mining geostatistics (1978), section VII.A.
     """
     start = min(float(x[0]), float(told.x.min()))
     at, to = told.x - start, x - start
@@ -63,23 +64,50 @@ def paths(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floa
             white = np.linalg.solve(root, off)
             misfit = float(np.log(np.diag(root)).sum() + white @ white / 2)
             log_weight.append(math.log(share) - misfit)
-            solved.append((bend, root, white))
+            solved.append((bend, scatter, root))
     weight = np.exp(np.array(log_weight) - max(log_weight))
     weight[weight < _LEAST * weight.max()] = 0.0
     shares = rng.multinomial(count, weight / weight.sum())
-    cross_line, cross_bent = _line(to, at), _bent(to, at)
-    own_line, own_bent = _line(to, to), _bent(to, to)
-    drawn = []
-    for (bend, root, white), n in zip(solved, shares, strict=True):
+    lines, wiener, cross_line, cross_bent = _prior(at, to, count, rng)
+    drawn, first = [], 0
+    for (bend, scatter, root), n in zip(solved, shares, strict=True):
         if n == 0:
             continue
-        gain = np.linalg.solve(root, (cross_line + bend * cross_bent).T)
-        mean = SLOPE_MEAN * to + gain.T @ white
-        spread = own_line + bend * own_bent - gain.T @ gain
-        values, vectors = np.linalg.eigh(spread)
-        factor = vectors * np.sqrt(np.maximum(values, 0.0))
-        drawn.append(mean + rng.standard_normal((n, len(to))) @ factor.T)
+        part = slice(first, first + n)
+        first += n
+        free = lines[part] + math.sqrt(bend) * wiener[part]
+        noise = rng.standard_normal((n, len(at))) * np.sqrt(told.error**2 + scatter**2)
+        missed = told.value - free[:, : len(at)] - noise
+        weights = np.linalg.solve(root.T, np.linalg.solve(root, missed.T))
+        drawn.append(free[:, len(at) :] + ((cross_line + bend * cross_bent) @ weights).T)
     return np.concatenate(drawn)
+
+
+def _prior(
+    at: Floats, to: Floats, count: int, rng: np.random.Generator
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Lines and Wiener integrals drawn before anything is told, and their covariances."""
+    both = np.concatenate([at, to])
+    offset = OFFSET_SPREAD * rng.standard_normal((count, 1))
+    slope = SLOPE_MEAN + SLOPE_SPREAD * rng.standard_normal((count, 1))
+    return offset + slope * both, _wiener_integral(both, count, rng), _line(to, at), _bent(to, at)
+
+
+def _wiener_integral(x: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """*count* integrated Wiener processes at *x* >= 0, exactly, from point to point."""
+    order = np.argsort(x)
+    found = np.empty((count, len(x)))
+    slope, value, before = np.zeros(count), np.zeros(count), 0.0
+    for place in order:
+        gap = float(x[place]) - before
+        step = math.sqrt(gap) * rng.standard_normal(count)
+        # Over a gap h the slope gains N(0, h), the value h / 2 of that and N(0, h^3 / 12) beside.
+        rest = math.sqrt(gap**3 / 12) * rng.standard_normal(count)
+        value = value + gap * slope + gap / 2 * step + rest
+        slope = slope + step
+        before = float(x[place])
+        found[:, place] = value
+    return found
 
 
 def _line(a: Floats, b: Floats) -> Floats:

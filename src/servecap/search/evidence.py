@@ -7,6 +7,7 @@ allowed. Both are close to straight lines over log(load) near the edge, whatever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -37,6 +38,13 @@ class Margin(msgspec.Struct, frozen=True, kw_only=True):
     broken: int | None = None  # requests over the limit; None for means
     allowed: float | None = None  # share of requests that may be over it; None for means
     worth: float | None = None  # independent requests that tell as much; None for means
+
+    @property
+    def kept(self) -> bool:
+        """Whether the figure itself keeps the limit, however surely."""
+        if self.broken is None:
+            return self.value <= 0
+        return self.broken <= (self.allowed or 0.0) * self.requests + 1e-9
 
 
 def at_least(margin: Margin) -> Margin:
@@ -168,14 +176,17 @@ def _design_effect(over: Sequence[bool]) -> float:
 
 def _normal_score(a: float, b: float) -> tuple[float, float]:
     """Mean and standard deviation of the normal score of a Beta(a, b) share."""
-    below = 0.5 * np.vectorize(math.erfc)(-_GRID / math.sqrt(2))
-    above = 0.5 * np.vectorize(math.erfc)(_GRID / math.sqrt(2))
-    log_density = (
-        (a - 1) * np.log(np.maximum(below, 1e-300))
-        + (b - 1) * np.log(np.maximum(above, 1e-300))
-        - _GRID**2 / 2
-    )
+    below, above = _log_tails()
+    log_density = (a - 1) * below + (b - 1) * above - _GRID**2 / 2
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     mean = float((weight * _GRID).sum())
     return mean, math.sqrt(float((weight * (_GRID - mean) ** 2).sum()))
+
+
+@functools.cache
+def _log_tails() -> tuple[stats.Floats, stats.Floats]:
+    """Logarithms of the standard normal's shares below and above each point of the grid."""
+    share = np.array([_NORMAL.cdf(x) for x in _GRID])
+    log: stats.Floats = np.log(np.maximum(share, 1e-300))
+    return log, log[::-1]

@@ -9,23 +9,12 @@ import math
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from servecap import stats
 from servecap.errors import UsageError
-from servecap.search import curve
-from servecap.search.evidence import Margin, proven
-
-Ints = npt.NDArray[np.intp]
+from servecap.search.evidence import Margin
+from servecap.search.known import Estimate, Known, Told
 
 CONFIDENCE = 0.95
-_PATHS = 1000
-_GRID = 81
-# The search stops when the interval is narrow, so it stops rather on one that came out too narrow.
-_STRICTER = 2.5  # of the tails; bench/find holds the outcome against the confidence asked for
-_RISK = 2e-4  # of taking a level to be on one side of the edge for good
-_NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
 _LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
 _ABOVE = 1.25  # times the largest load tried, to find an upper end
@@ -35,6 +24,8 @@ _LEVELS_MOST = 40
 _WIDE = 6.0  # times the precision: an interval about which little is known
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
 _MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
+_NEARLY = 1.4  # times the precision: the level at the lower end makes such an interval narrow
+_NAMES_MOST = 4  # levels that may be spent on a load that can be named
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,40 +36,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest load that holds: an interval at a confidence, and what limits.
-
-    `high` None: no upper end is known. `limited_by` is the limit that is likeliest to break
-    first, with `limited_share` the chance that it is.
-    """
-
-    low: float
-    best: float
-    high: float | None
-    confidence: float
-    limited_by: str | None = None
-    limited_share: float | None = None
-
-    @property
-    def width_share(self) -> float | None:
-        """Width of the interval as a share of the best estimate."""
-        if self.high is None or self.best <= 0:
-            return None
-        return (self.high - self.low) / self.best
-
-
-class _Told(msgspec.Struct, frozen=True, kw_only=True):
-    load: float
-    requests: int
-    margins: tuple[Margin, ...]
-
-
 class Search:
-    """Finds the load at which the first limit breaks.
-
-    Holding is taken to be monotone in the load and the margins to be smooth in its logarithm;
-    a jump is found like a steep slope, by ever closer levels.
-    """
+    """Finds the load at which the first limit breaks, and measures at the load that it names."""
 
     def __init__(
         self,
@@ -101,42 +60,67 @@ class Search:
         self._start = start
         self._most = most
         self._precision = precision
-        self._confidence = confidence
         self._requests = requests
         self._least = least
         self._whole = whole
-        self._seed = seed
-        self._told: list[_Told] = []
-        self._edges: tuple[stats.Floats, Ints, list[str]] | None = None  # of what is told so far
+        self._known = Known(most=most, confidence=confidence, whole=whole, seed=seed)
         self._barred: float | None = None  # from this load on, nothing can be measured
+        self._names = 0  # levels that were asked for in order to be named
         self.stop_reason = ""
-
-    # -- what is told ---------------------------------------------------------------------
 
     def tell(self, load: float, margins: Sequence[Margin], requests: int) -> None:
         """The margins found at a load, from that many requests."""
-        self._told.append(_Told(load=load, requests=requests, margins=tuple(margins)))
-        self._edges = None
+        self._known.add(load, margins, requests)
 
     def bar(self, load: float) -> None:
         """Nothing can be learned at this load or above it: what was found was not valid."""
         self._barred = load if self._barred is None else min(load, self._barred)
 
-    # -- what is asked --------------------------------------------------------------------
+    def estimate(self) -> Estimate | None:
+        """What is known of the capacity; None before the first level."""
+        return self._known.estimate()
 
-    def ask(self) -> Ask | None:
-        """The next level; None when the interval is narrow enough or no level would help."""
+    @property
+    def _told(self) -> list[Told]:
+        return self._known.told
+
+    def ask(self, *, last: bool = False) -> Ask | None:
+        """The next level; None when the interval is narrow enough or no level would help.
+
+        Args:
+            last: there is no time for another one after it, so it is one that can be named.
+        """
         if len(self._told) >= _LEVELS_MOST:
             return self._stop(f"{_LEVELS_MOST} levels did not narrow it further")
-        if not self._told:
-            return self._at(self._start, self._least, "the first level")
-        if not any(self._broken(t) for t in self._told):
-            return self._widen()
         estimate = self.estimate()
-        assert estimate is not None
+        if estimate is None:
+            return self._at(self._start, self._least, "the first level")
+        if not any(t.broken for t in self._told):
+            return self._widen()
+        width = self._width(estimate)
+        if last or (width is not None and width <= _NEARLY * self._allowed(estimate)):
+            named = self._to_name(estimate)
+            if named is not None:
+                return named
         if self._narrow(estimate):
             return self._stop(f"the interval is within {self._precision:.3g} of the capacity")
         return self._refine(estimate)
+
+    def _to_name(self, estimate: Estimate) -> Ask | None:
+        """The interval's lower end, where no load that can be named is close enough to it."""
+        load = self._rounded(math.floor(estimate.low) if self._whole else estimate.low)
+        least = 1.0 if self._whole else 0.0
+        near = max(least, _CLOSE * load)
+        if self._names >= _NAMES_MOST or load <= 0:
+            return None
+        if estimate.named is not None and estimate.named >= load - self._allowed(estimate) / 4:
+            return None
+        while self._same(load):  # it was tried, and cannot be named
+            load = self._rounded(load - near)
+        if load <= 0 or (estimate.named is not None and load <= estimate.named):
+            return None
+        self._names += 1
+        return self._at(load, self._requests, "the number that can be promised, measured itself")
 
     def _stop(self, why: str) -> Ask | None:
         self.stop_reason = why
@@ -148,10 +132,6 @@ class Search:
     def _few(self) -> int:
         """Requests of a level that only has to tell on which side it lies."""
         return max(self._least, self._requests // 2)
-
-    @staticmethod
-    def _broken(told: _Told) -> bool:
-        return any(m.value > 0 for m in told.margins)
 
     def _widen(self) -> Ask | None:
         top = max(self._told, key=lambda t: t.load)
@@ -168,7 +148,7 @@ class Search:
                 return self._stop(f"{self._barred:g} cannot be measured, and below it all held")
         return self._at(load, self._least, f"nothing is broken at {top.load:g}: on by the slope")
 
-    def _extrapolated(self, top: _Told) -> float:
+    def _extrapolated(self, top: Told) -> float:
         """Where the line through the two largest levels meets the first limit."""
         below = [t for t in self._told if t.load < top.load]
         if not below:
@@ -191,7 +171,8 @@ class Search:
         """
         top = max(t.load for t in self._told)
         load = min(self._most, top * _ABOVE)
-        tried = sum(t.load > estimate.best for t in self._told)
+        first = min(t.load for t in self._told if t.broken)
+        tried = sum(t.load > first for t in self._told)
         if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
             return None
         return self._at(
@@ -232,50 +213,37 @@ class Search:
     def _tried(self, load: float) -> bool:
         if self._barred is not None and load >= self._barred:
             return True
-        if self._whole:
-            near = max(0.5, _CLOSE * load)
-            return any(abs(t.load - round(load)) < near for t in self._told)
-        return any(abs(t.load - load) < _CLOSE * load for t in self._told)
+        return self._same(load)
+
+    def _same(self, load: float) -> bool:
+        """Whether a load so close was tried that this one would tell no more."""
+        near = max(0.5, _CLOSE * load) if self._whole else _CLOSE * load
+        return any(abs(t.load - self._rounded(load)) < near for t in self._told)
+
+    def _rounded(self, load: float) -> float:
+        return float(round(load)) if self._whole else load
+
+    def _allowed(self, estimate: Estimate) -> float:
+        allowed = self._precision * estimate.best
+        return max(1.0, allowed) if self._whole else allowed
+
+    def _width(self, estimate: Estimate) -> float | None:
+        return None if estimate.high is None else estimate.high - estimate.low
 
     def _narrow(self, estimate: Estimate) -> bool:
-        if estimate.high is None:
+        width, allowed = self._width(estimate), self._allowed(estimate)
+        if width is None or width > allowed:
             return False
-        allowed = self._precision * estimate.best
-        if self._whole:
-            allowed = max(1.0, allowed)
-        if estimate.high - estimate.low > allowed:
-            return False
-        reach = max(allowed, 1.0 if self._whole else 0.0)
         loads = [t.load for t in self._told]
-        return min(loads) <= estimate.best + reach and max(loads) >= estimate.best - reach
+        return min(loads) <= estimate.best + allowed and max(loads) >= estimate.best - allowed
 
-    # -- what is known --------------------------------------------------------------------
+    def _near(self, estimate: Estimate) -> int:
+        return self._known.requests_near(estimate) or self._few()
 
-    def estimate(self) -> Estimate | None:
-        """What is known of the capacity; None before the first level."""
-        if not self._told:
-            return None
-        edges, limit, names = self._sampled()
-        tail = (1 - self._confidence) / 2 / _STRICTER
-        low = _rank(edges, tail, up=False)
-        high = _rank(edges, 1 - tail, up=True)
-        best = _rank(edges, 0.5, up=False)
-        low, best, high = min(low, self._most), min(best, self._most), min(high, self._most)
-        if self._whole:
-            low, best, high = math.floor(low), math.floor(best), math.floor(high)
-        top = max(t.load for t in self._told)
-        counts = np.bincount(limit[np.isfinite(edges)], minlength=len(names))
-        name = names[int(counts.argmax())] if counts.sum() else None
-        if not any(self._broken(t) for t in self._told):
-            high, low, best, name = self._most, min(low, top), min(best, top), None
-        return Estimate(
-            low=float(low),
-            best=float(best),
-            high=None if high >= self._most else float(high),
-            confidence=self._confidence,
-            limited_by=name,
-            limited_share=None if name is None else float(counts.max() / counts.sum()),
-        )
+    def _quantile(self, share: float) -> float:
+        found = self._known.quantile(share)
+        # Where a limit seems broken already, a far larger load would cost much and tell little.
+        return min(found, self._most, _BEYOND * max(t.load for t in self._told))
 
     def unsure(self) -> str | None:
         """Why the interval is wider than asked for, and what would narrow it; None if it is not."""
@@ -293,92 +261,6 @@ class Search:
             f"UNSURE: the interval is {width:.0%} wide instead of {self._precision:.0%}; about "
             f"{max(more, self._requests):,.0f} more requests near the edge would narrow it"
         )
-
-    def _near(self, estimate: Estimate) -> int:
-        """Requests measured so far near the edge."""
-        high = estimate.high if estimate.high is not None else estimate.best
-        near = [t.requests for t in self._told if estimate.low * 0.9 <= t.load <= high * 1.1]
-        return sum(near) or self._few()
-
-    def _quantile(self, share: float) -> float:
-        edges, _, _ = self._sampled()
-        found = _rank(edges, min(max(share, 0.005), 0.995), up=False)
-        # Where a limit seems broken already, a far larger load would cost much and tell little.
-        return min(found, self._most, _BEYOND * max(t.load for t in self._told))
-
-    def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
-        """Likely loads at which the first limit breaks, and which limit that is."""
-        if self._edges is None:
-            self._edges = self._sample()
-        return self._edges
-
-    def _sample(self) -> tuple[stats.Floats, Ints, list[str]]:
-        rng = np.random.default_rng([self._seed, len(self._told)])
-        low, high, held = self._bracket()
-        loads = np.exp(np.linspace(math.log(low), math.log(high), _GRID))
-        names = list(dict.fromkeys(m.limit for t in self._told for m in t.margins))
-        edges = np.full((max(1, len(names)), _PATHS), np.inf)
-        for row, name in enumerate(names):
-            told = self._points(name, low, high)
-            if told is not None:
-                curves = curve.monotone(curve.paths(told, np.log(loads), _PATHS, rng))
-                edges[row] = rng.permutation(curve.crossings(curves, loads))  # independent
-        first = edges.min(axis=0)
-        if held:
-            first = np.maximum(first, low)
-        return first, edges.argmin(axis=0), names
-
-    def _bracket(self) -> tuple[float, float, bool]:
-        """Loads between which the edge surely lies; whether the lower one was proven to hold."""
-        floor = 1.0 if self._whole else min(t.load for t in self._told) / 100
-        names = {m.limit for t in self._told for m in t.margins}
-        held = [self._proven(name, broken=False) for name in names]
-        over = [self._proven(name, broken=True) for name in names]
-        proofs = [x for x in held if x is not None]
-        low = min(proofs) if proofs and len(proofs) == len(held) else floor
-        high = min((x for x in over if x is not None), default=self._most)
-        if low >= high:  # noise, or a server that is not monotone: believe neither proof
-            tried = [t.load for t in self._told if self._broken(t)]
-            return floor, max(tried, default=self._most), False
-        return low, max(high, low * 1.001), len(proofs) == len(held)
-
-    def _proven(self, name: str, *, broken: bool) -> float | None:
-        """The load nearest to the edge at which the limit is surely kept (or broken).
-
-        A level stands for all smaller ones when it keeps the limit, so levels from it on may be
-        pooled: none of them is better than it.
-        """
-        seen = sorted(
-            ((t.load, m) for t in self._told for m in t.margins if m.limit == name),
-            key=lambda pair: pair[0],
-            reverse=broken,
-        )
-        for start in reversed(range(len(seen))):
-            pooled = [m for _, m in seen[start:]]
-            ends = range(len(pooled), 0, -1)
-            if any(proven(pooled[:end], broken=broken, risk=_RISK) for end in ends):
-                return seen[start][0]
-        return None
-
-    def _points(self, name: str, low: float, high: float) -> curve.Points | None:
-        """The limit's points in the bracket and a few around it; None if it was never near."""
-        seen = sorted(
-            ((t.load, m) for t in self._told for m in t.margins if m.limit == name),
-            key=lambda pair: pair[0],
-        )
-        if all(m.broken == 0 for _, m in seen):
-            return None
-        below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
-        above = [p for p in seen if p[0] > high][:_NEIGHBOURS]
-        used = [*below, *(p for p in seen if low <= p[0] <= high), *above]
-        return curve.points([load for load, _ in used], [m for _, m in used])
-
-
-def _rank(values: stats.Floats, share: float, *, up: bool) -> float:
-    """The order statistic at *share* that errs outwards."""
-    ordered = np.sort(values)
-    at = share * (len(ordered) - 1)
-    return float(ordered[math.ceil(at) if up else math.floor(at)])
 
 
 def _share(margin: Margin) -> float:
