@@ -12,6 +12,8 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import msgspec
@@ -30,6 +32,7 @@ LEVELS = ((64, 50), (256, 50), (1024, 50))  # streams, tokens a second of each
 _LEVEL_S = 2.0
 _REQUESTS_S = 1.5
 _AT_A_TIME = 64
+_START_LIMIT_S = 30.0
 _BEHIND_SHARE = 0.9  # a server that sends less than this share of its rate was the limit itself
 
 
@@ -45,6 +48,19 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     kept_up: bool  # whether the server did
 
 
+class Together(msgspec.Struct, frozen=True, kw_only=True):
+    """What several client processes took at once, each from a server of its own.
+
+    `events_per_s` is reckoned as for one process, and added up. `requests_per_s` is what all of
+    them did; where there are fewer cores than processes, the servers' share of them is missing.
+    """
+
+    workers: int
+    events_per_s: float
+    requests_per_s: float
+    delay_p99_s: float  # the worst worker's
+
+
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """The client's ceiling on this machine.
 
@@ -58,11 +74,15 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     events_per_core_s: float
     requests_per_s: float  # one-token requests, as fast as one process can
     levels: tuple[Level, ...]
-    shared_cores: bool  # client and server had fewer than two cores
+    shared_cores: bool  # clients and servers had fewer cores than there were of them
+    together: Together | None = None  # several processes, if that was asked for
 
 
-def run() -> SelfTest:
+def run(workers: int | None = 1) -> SelfTest:
     """The self-test's figures, measured now in some ten seconds.
+
+    Args:
+        workers: also measure so many processes at once; None: one per core but one.
 
     Raises:
         ServecapError: this system cannot run it, or the client lost events.
@@ -74,6 +94,7 @@ def run() -> SelfTest:
     levels = [_level(streams, rate) for streams, rate in LEVELS]
     kept = [level for level in levels if level.kept_up] or levels[:1]
     best = kept[-1]
+    count = max(1, len(cores) - 1) if workers is None else workers
     return SelfTest(
         when_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
@@ -81,7 +102,8 @@ def run() -> SelfTest:
         events_per_core_s=best.events_per_s / best.cpu_share,
         requests_per_s=_requests_per_s(),
         levels=tuple(levels),
-        shared_cores=len(cores) < 2,
+        shared_cores=len(cores) < 2 * count,
+        together=_together(count, best) if count > 1 else None,
     )
 
 
@@ -115,15 +137,21 @@ def kept() -> SelfTest | None:
 def nearness(records: list[Record], wall_s: float, processes: int) -> str | None:
     """How near to its ceiling the client was, in words; None without a self-test or events."""
     found = kept()
-    if found is None or wall_s <= 0 or processes == 0:  # none: all of them were lost
+    if found is None or wall_s <= 0:
         return None
-    rate = sum(len(r.chunk_s) for r in records) / wall_s
-    if not rate:  # nothing was streamed
-        return None
-    share = rate / (found.events_per_core_s * processes)
+    events = sum(len(r.chunk_s) for r in records) / wall_s
+    requests = len(records) / wall_s
+    most_events = found.events_per_core_s * processes
+    most_requests = found.requests_per_s * processes
+    by = "the last self-test"
+    if found.together is not None and found.together.workers == processes:
+        most_events, most_requests = found.together.events_per_s, found.together.requests_per_s
+    elif processes > 1:
+        by += " of one"
+    share = events / most_events + requests / most_requests  # both cost time of the same cores
     return (
-        f"the client took {rate:,.0f} events/s, {share:.0%} of what {processes} "
-        f"process{'es' if processes > 1 else ''} can take here by the last self-test"
+        f"the client took {events:,.0f} events/s and {requests:,.0f} requests/s, {share:.0%} of "
+        f"what {processes} process{'es' if processes > 1 else ''} can take here by {by}"
     )
 
 
@@ -231,3 +259,49 @@ def _level(streams: int, rate: int) -> Level:
 def _requests_per_s() -> float:
     with _server(1.0) as (port, _):
         return len(_load(port, _AT_A_TIME, 1, _REQUESTS_S)) / _REQUESTS_S
+
+
+def _together(workers: int, level: Level) -> Together:
+    """So many processes at once, each at *level*, then each with one-token requests.
+
+    Raises:
+        ServecapError: one of them failed.
+    """
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(workers)
+    pipes, children = [], []
+    for _ in range(workers):
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_one_of, args=(start, level, theirs))
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        children.append(child)
+    try:
+        told = [msgspec.json.decode(pipe.recv_bytes(), type=_Part) for pipe in pipes]
+    except EOFError:
+        raise ServecapError("self-test: a load process failed; run again") from None
+    finally:
+        for child in children:
+            child.terminate()
+            child.join()
+    return Together(
+        workers=workers,
+        events_per_s=sum(t.level.events_per_s / t.level.cpu_share for t in told),
+        requests_per_s=sum(t.requests_per_s for t in told),
+        delay_p99_s=max(t.level.delay_p99_s for t in told),
+    )
+
+
+class _Part(msgspec.Struct):
+    """What one of several processes did."""
+
+    level: Level
+    requests_per_s: float
+
+
+def _one_of(start: Barrier, level: Level, out: Connection) -> None:
+    start.wait(_START_LIMIT_S)
+    found = _level(level.streams, round(level.asked_per_s / level.streams))
+    start.wait(_START_LIMIT_S)
+    out.send_bytes(msgspec.json.encode(_Part(found, _requests_per_s())))

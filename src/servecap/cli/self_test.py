@@ -7,24 +7,33 @@ from typing import TYPE_CHECKING
 import click
 
 from servecap.cli import output, progress
+from servecap.cli.options import Workers
 
 if TYPE_CHECKING:
     from servecap.selftest import SelfTest
 
 
 @click.command("self-test")
+@click.option(
+    "--workers",
+    type=Workers(),
+    default="1",
+    show_default=True,
+    help="Also measure so many processes at once (auto: one per core but one).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-def command(as_json: bool, quiet: bool) -> int:
+def command(workers: int | None, as_json: bool, quiet: bool) -> int:
     """Measure this machine's client against a server that only keeps time.
 
     It takes some ten seconds on an otherwise quiet machine. The result is kept for this user, and
-    runs then say how near to the client's ceiling they were.
+    runs then say how near to the client's ceiling they were. For runs with several processes,
+    measure as many here: they share caches and memory, so that two take less than twice as much.
     """
     from servecap import selftest
 
     progress.say("measuring the client against a null server on this machine", quiet=quiet)
-    found = selftest.run()
+    found = selftest.run(workers)
     selftest.keep(found)
     if as_json:
         output.print_json(found)
@@ -49,6 +58,13 @@ def _text(found: SelfTest) -> str:
         f"one process can take about {found.events_per_core_s:,.0f} token events/s, "
         f"and {found.requests_per_s:,.0f} one-token requests/s"
     )
+    both = found.together
+    if both is not None:
+        lines.append(
+            f"{both.workers} processes at once: about {both.events_per_s:,.0f} token events/s, "
+            f"delay p99 {both.delay_p99_s * 1e3:.3f} ms,\n  and {both.requests_per_s:,.0f} "
+            "one-token requests/s"
+        )
     if found.shared_cores:
-        lines.append("client and server shared one core: with more of them it can do more")
+        lines.append("clients and servers shared cores: with more of them they can do more")
     return "\n".join(lines)

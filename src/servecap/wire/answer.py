@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,6 +84,12 @@ def clean(text: str) -> str:
     'bad [31m key'
     """
     return _CONTROL.sub(" ", text).strip()[:_MOST_ERROR_CHARS]
+
+
+@lru_cache(maxsize=64)
+def reason(text: str) -> str:
+    """A finish reason made safe to print; there are few, and each comes with every answer."""
+    return clean(text)
 
 
 def error_text(body: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from servecap.record import Request, ServerTimings
-from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
 
 
 class _Message(msgspec.Struct, frozen=True, gc=False):
@@ -118,7 +118,7 @@ def _take_end(answer: Answer, line: _Line) -> None:
         token (runner: the generation's start is taken when one was decoded).
     """
     answer.done = True
-    answer.finish_reason = clean(line.done_reason) if line.done_reason else None
+    answer.finish_reason = reason(line.done_reason) if line.done_reason else None
     answer.prompt_tokens = line.prompt_eval_count
     answer.output_tokens = line.eval_count
     prefill_s = _seconds(line.prompt_eval_duration)

@@ -9,7 +9,7 @@ import msgspec
 
 from servecap.record import Request, ServerTimings
 from servecap.wire import tgi
-from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
 from servecap.wire.like import Like
 
 
@@ -131,7 +131,7 @@ class OpenAi:
                 answer.chunk_s.append(at_s)
                 _count_tokens(answer, choice, chunk.usage)
             if choice.finish_reason is not None:
-                answer.finish_reason = clean(choice.finish_reason)
+                answer.finish_reason = reason(choice.finish_reason)
         _take_totals(answer, chunk)
         chunks = len(answer.chunk_s)
         if chunks < _LIKE_FROM or answer.keep_text:
@@ -154,7 +154,7 @@ class OpenAi:
         for choice in chunk.choices:
             _carries_output(choice, answer)
             if choice.finish_reason is not None:
-                answer.finish_reason = clean(choice.finish_reason)
+                answer.finish_reason = reason(choice.finish_reason)
         _take_totals(answer, chunk)
         if answer.timings is None:
             answer.timings = tgi.timings(headers, answer.output_tokens)

@@ -31,6 +31,8 @@ class SseDecoder:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that *data* completes."""
+        if not self._started and not self._tail and data.startswith(b"data: "):  # no mark to pass
+            self._started = self._clean = True
         if self._clean and data.endswith(b"\n\n") and b"\r" not in data:  # the usual: whole events
             found = data[:-2].split(b"\n\n")
             if all(map(_one_line, found)):

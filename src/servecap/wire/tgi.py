@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from servecap.record import Request, ServerTimings
-from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
 
 
 class _Token(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +108,7 @@ class Tgi:
 def _take_details(answer: Answer, details: _Details | None) -> None:
     if details is None:
         return
-    answer.finish_reason = clean(details.finish_reason) if details.finish_reason else None
+    answer.finish_reason = reason(details.finish_reason) if details.finish_reason else None
     if details.generated_tokens is not None:
         answer.output_tokens = details.generated_tokens
     if details.input_length is not None:
