@@ -92,6 +92,25 @@ def test_sample_of_a_trace_is_one_piece_that_is_like_the_whole(tmp_path: Path) -
     assert small.in_tokens.mean == pytest.approx(large.in_tokens.mean, rel=0.1)
 
 
+def test_the_piece_shares_prefixes_where_the_trace_does(tmp_path: Path) -> None:
+    """All pieces have the same lengths and rate; only the last third shares any input."""
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "small.jsonl"
+    rows = (
+        {
+            "timestamp": i * 100,
+            "input_length": 1024,
+            "output_length": 50,
+            "hash_ids": [0 if i >= 200 else 2 * i + 1, 2 * i + 2],
+        }
+        for i in range(300)
+    )
+    whole.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tell("sample", str(whole), "--requests", "60", "--out", str(out)).exit_code == 0
+    small, large = (census.of_trace("", traces.load(str(f))) for f in (out, whole))
+    assert large.shared_prefix_share == pytest.approx(1 / 6)
+    assert small.shared_prefix_share == pytest.approx(1 / 6, abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["mooncake.jsonl", "azure2024.csv", "burstgpt2.csv"])
 def test_samples_keep_the_format(tmp_path: Path, name: str) -> None:
     out = tmp_path / name

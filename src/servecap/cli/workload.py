@@ -71,8 +71,8 @@ def describe(file: str, **given: Any) -> int:
 def sample(file: str, **given: Any) -> int:
     """Write a smaller FILE with the same statistics, and print both.
 
-    Of a trace the one piece is taken whose lengths, rate and burstiness are nearest to those of
-    the whole; of a data set, records at equal steps of their length.
+    Of a trace the one piece is taken whose lengths, rate, burstiness and shared prefixes are
+    nearest to those of the whole; of a data set, records at equal steps of their length.
 
     \b
     Example:

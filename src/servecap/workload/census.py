@@ -60,7 +60,7 @@ def of_trace(name: str, trace: Trace) -> Census:
         out_tokens=distribution([row.out_tokens for row in trace.rows]),
         token_source=None,
         arrivals=arrivals(trace.rows),
-        shared_prefix_share=_trace_prefix_share(trace),
+        shared_prefix_share=trace_prefix_share(trace.rows, trace.block_tokens),
         sessions=len(turns),
         turns=distribution(turns),
     )
@@ -110,7 +110,8 @@ def arrivals(rows: Sequence[Row]) -> Arrivals:
     )
 
 
-def _trace_prefix_share(trace: Trace) -> float:
-    shared = Counter(h for row in trace.rows for h in dict.fromkeys(row.blocks))
-    alike = sum(prefix_tokens(row, shared, trace.block_tokens) for row in trace.rows)
-    return alike / sum(row.in_tokens for row in trace.rows)
+def trace_prefix_share(rows: Sequence[Row], block_tokens: int | None) -> float:
+    """The share of all input tokens that begin another of these rows too."""
+    shared = Counter(h for row in rows for h in dict.fromkeys(row.blocks))
+    alike = sum(prefix_tokens(row, shared, block_tokens) for row in rows)
+    return alike / sum(row.in_tokens for row in rows)

@@ -9,25 +9,27 @@ from itertools import accumulate, pairwise
 
 from servecap import rand
 from servecap.errors import UsageError
+from servecap.workload.census import trace_prefix_share
 from servecap.workload.read import json_records, read_text
 from servecap.workload.sample import Sample
-from servecap.workload.traces import Row, Trace, has_header
+from servecap.workload.traces import Trace, has_header
 
 _PLACES = 400  # parts of a trace that are compared with the whole
+_ROWS_SEARCHED = 1_000_000  # for shared prefixes, over all parts that are compared
 
 
 def of_trace(path: str, trace: Trace, wanted: int) -> str:
     """That many successive rows of the trace, as text in its own format.
 
     A part in one piece keeps gaps, bursts and shared prefixes, which single rows would lose. Of
-    parts spread over the trace it is the one whose mean lengths, rate and burstiness are nearest
-    to those of the whole.
+    parts spread over the trace it is the one whose mean lengths, rate, burstiness and share of
+    shared prefixes are nearest to those of the whole.
 
     Raises:
         UsageError: the trace has no more rows than that.
     """
     _check(path, len(trace.rows), wanted)
-    start = _nearest(trace.rows, wanted)
+    start = _nearest(trace, wanted)
     chosen = sorted(row.record for row in trace.rows[start : start + wanted])
     text = read_text(path)
     if text.lstrip()[:1] in ("{", "["):
@@ -38,8 +40,10 @@ def of_trace(path: str, trace: Trace, wanted: int) -> str:
     return "\n".join([*head, *(lines[i] for i in chosen)]) + "\n"
 
 
-def _nearest(rows: Sequence[Row], wanted: int) -> int:
+def _nearest(trace: Trace, wanted: int) -> int:
     """Where the part starts whose figures are nearest to those of all rows."""
+    rows = trace.rows
+    alike = trace_prefix_share(rows, trace.block_tokens)
     gaps = [b.due_s - a.due_s for a, b in pairwise(rows)]
     columns = [
         [float(row.in_tokens) for row in rows],
@@ -53,11 +57,16 @@ def _nearest(rows: Sequence[Row], wanted: int) -> int:
         return [(s[end] - s[start]) / (end - start) + 1e-12 for s in sums]
 
     whole = means(0, len(rows))
-    places = range(0, len(rows) - wanted + 1, max(1, (len(rows) - wanted) // _PLACES))
+    most = min(_PLACES, 1 + _ROWS_SEARCHED // wanted) if alike else _PLACES
+    places = range(0, len(rows) - wanted + 1, max(1, (len(rows) - wanted) // most))
 
     def distance(start: int) -> float:
         part = means(start, start + wanted)
-        return sum(abs(math.log(a / b)) for a, b in zip(part, whole, strict=True))
+        apart = sum(abs(math.log(a / b)) for a, b in zip(part, whole, strict=True))
+        if alike:
+            found = trace_prefix_share(rows[start : start + wanted], trace.block_tokens)
+            apart += abs(math.log((found + 0.01) / (alike + 0.01)))
+        return apart
 
     return min(places, key=distance)
 
