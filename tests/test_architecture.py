@@ -42,6 +42,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "differing",
             "foreign",
             "gate",
+            "kept",
+            "stability",
         }
     ),
     frozenset({"load"}),

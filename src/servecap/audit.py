@@ -20,6 +20,7 @@ CPU_SHARE_MAX = 0.90
 CACHED_SHARE_MAX = 0.20
 OUTPUT_SHORT_SHARE = 0.90
 RATE_LIMITED_SHARE_MAX = 0.01
+BURSTS_TOLD = 3
 CLOCK_S = 0.001  # kernel stamps are converted between clocks: so much may times be out of order
 
 
@@ -100,6 +101,8 @@ def _population(run: Run, summary: Summary) -> list[str]:
             f"only {summary.requests} of the {wanted} requests had ended when the run did: "
             "classic figures are over all of them"
         ]
+    if run.dropped:
+        return []  # when they started is no longer held
     seen, asked = len(steady.joined(run.records, load)), steady.newcomers(load)
     if seen < asked:
         new = "" if load.users_before is None else "new "
@@ -213,8 +216,36 @@ def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and load.queue is not None:
         found.append(_tail(run, summary))
+    found += _course(run, summary)
     if run.header.status != "complete":
         found.append(f"the run is {run.header.status}: it ended before it had enough requests")
+    return found
+
+
+def _course(run: Run, summary: Summary) -> list[str]:
+    """What happened in the run's time that its figures do not show."""
+    found: list[str] = []
+    course = summary.stability
+    if run.dropped:
+        window = summary.window
+        found.append(
+            f"soak: the figures are of the last {window.end_s - window.start_s:,.0f} s; "
+            f"{run.dropped:,} earlier requests are in the records and under Stability"
+        )
+    if course is None:
+        return found
+    found += [
+        f"errors came in a burst from {b.start_s:,.0f} to {b.end_s:,.0f} s: "
+        f"{b.failed} of {b.requests} requests failed"
+        for b in course.bursts[:BURSTS_TOLD]
+    ]
+    if run.dropped:
+        found += [
+            f"over all the time {limit.metric}.{limit.statistic} was above its limit in "
+            f"{over} of {len(course.slices)} parts"
+            for limit in run.scenario.slo.limits
+            if (over := steady.parts_over(limit, course.slices))
+        ]
     return found
 
 

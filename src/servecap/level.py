@@ -12,6 +12,7 @@ import msgspec
 
 from servecap import __version__, process, steady
 from servecap.errors import ServecapError
+from servecap.kept import Kept
 from servecap.record import NOT_SENT, Arrival, Outcome, Record, Times
 from servecap.run import Header, Health, Run, Status
 from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario
@@ -51,7 +52,6 @@ class Level:
         self.scenario = header.scenario
         self.ended = ended
         self.zero_s = 0.0
-        self.records: list[Record] = []
         self.status = Status.COMPLETE
         self.stop_reason: str | None = None
         self.load_end_s: float | None = None
@@ -61,6 +61,7 @@ class Level:
         self._out = out
         self._writer = RunWriter(out, header)
         self._enough = steady.Enough(header.scenario)
+        self.kept = Kept(header.scenario)
 
     def add(self, record: Record) -> None:
         """One request has ended.
@@ -70,7 +71,7 @@ class Level:
         """
         record = shifted(record, self.zero_s)
         self._writer.add(record)
-        self.records.append(record)
+        self.kept.add(record)
         if self.load_end_s is None:
             self._enough.note(record)
 
@@ -107,7 +108,7 @@ class Level:
             raise ServecapError(
                 f"cannot finish {str(self._out)!r} ({error.strerror}): the records in it are kept"
             ) from None
-        return Run(header=header, records=self.records, path=str(self._out))
+        return self.kept.run(header, str(self._out))
 
     def broken(self) -> None:
         """The program ends in the middle of it: what was measured is marked as a part."""

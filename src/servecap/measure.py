@@ -386,5 +386,7 @@ class Driver:
             level.health = msgspec.structs.replace(whole, processes=len(parts), nodes=nodes)
         if level.health.nodes:
             return  # the self-test was of this machine
-        near = selftest.nearness(level.records, level.load_end_s or 0.0, level.health.processes)
+        records, since_s = level.kept.latest()
+        busy_s = (level.load_end_s or 0.0) - since_s
+        near = selftest.nearness(records, busy_s, level.health.processes)
         level.notes += [] if near is None else [near]

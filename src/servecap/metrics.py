@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from servecap.run import Slice
 from servecap.slo import Limit
 from servecap.stats import Distribution
 
@@ -54,6 +55,42 @@ class PartFigures(msgspec.Struct, frozen=True, kw_only=True):
     client: dict[str, Distribution]  # as in `Summary`, without gap and lag
 
 
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a figure changed over the time, relative to its mean: 0.1 is 10% more; at 95%."""
+
+    change_share: float
+    low_share: float
+    high_share: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether no change at all is outside of the interval."""
+        return self.low_share > 0 or self.high_share < 0
+
+
+class Burst(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which more requests failed than chance makes of the rate of the others."""
+
+    start_s: float
+    end_s: float
+    failed: int
+    requests: int
+
+
+class Stability(msgspec.Struct, frozen=True, kw_only=True):
+    """How the figures moved. `drifts` keys: ttft, tpot, tps (by the client's clock)."""
+
+    start_s: float
+    end_s: float
+    requests: int  # that ended in it by themselves; of a soak, in all of its time
+    failed: int
+    drifts: dict[str, Drift]
+    stalled: int  # answers that stood still for over 1 s between two chunks
+    gap_max_s: float | None
+    bursts: tuple[Burst, ...]
+    slices: tuple[Slice, ...]
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Every figure of a run. Latencies: `client` and `server` by metric name, seconds.
 
@@ -88,6 +125,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     rate_of: Literal["requests", "sessions"] = "requests"  # what the three rates above count
     parts: tuple[PartFigures, ...] = ()  # of a mix
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
+    stability: Stability | None = None  # None: too few requests to tell
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     format: int = SUMMARY_FORMAT

@@ -5,14 +5,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
-from servecap.record import Times
 from servecap.run import Health
 
 TICK_S = 0.05
+_STEP_S = 1e-5
 
 _KERNEL_CLOCK = "monotonic; receive times from the kernel"
 
@@ -23,26 +24,37 @@ class Pulse:
     def __init__(self, now_s: float) -> None:
         self.due_s = now_s + TICK_S
         self.beats = 0
-        self._delays = Times()
+        self._delays: Counter[int] = Counter()  # in steps, so that it does not grow with time
+        self._delay_max_s = 0.0
         self._cpu_s = time.thread_time()
 
     def beat(self, now_s: float) -> None:
         """A beat happens at *now_s*; the next one is due at `due_s`."""
-        self._delays.append(max(0.0, now_s - self.due_s))
+        delay_s = max(0.0, now_s - self.due_s)
+        self._delays[int(delay_s / _STEP_S)] += 1
+        self._delay_max_s = max(self._delay_max_s, delay_s)
         self.due_s = max(self.due_s + TICK_S, now_s)
         self.beats += 1
 
     def health(self, wall_s: float) -> Health:
         """What the calling thread, and its process, came to in *wall_s* seconds."""
-        delays = sorted(self._delays) or [0.0]
         cpu_s = time.thread_time() - self._cpu_s
         return Health(
-            loop_delay_p99_s=delays[int(0.99 * (len(delays) - 1))],
-            loop_delay_max_s=delays[-1],
+            loop_delay_p99_s=self._p99_s(),
+            loop_delay_max_s=self._delay_max_s,
             cpu_share=cpu_s / wall_s if wall_s > 0 else None,
             rss_bytes=_rss_bytes(),
             clock=_KERNEL_CLOCK if sys.platform == "linux" else "monotonic",
         )
+
+    def _p99_s(self) -> float:
+        """The upper end of the step that holds the 99th percentile."""
+        left = int(0.99 * (self.beats - 1)) + 1
+        for step in sorted(self._delays):
+            left -= self._delays[step]
+            if left <= 0:
+                return min((step + 1) * _STEP_S, self._delay_max_s)
+        return 0.0
 
 
 def _rss_bytes() -> int:

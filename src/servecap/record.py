@@ -189,6 +189,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [b - a for a, b in zip(self.chunk_s, self.chunk_s[1:], strict=False)]
 
 
+def error_kind(record: Record) -> str:
+    """A short name of what went wrong: the outcome, with the HTTP status where there is one."""
+    if record.outcome is Outcome.HTTP_ERROR and record.status is not None:
+        return f"http_{record.status}" if record.status >= 400 else "error_in_stream"
+    return str(record.outcome)
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, Times):
         return [round(x, 6) for x in value]  # microseconds: finer than the clocks they come from

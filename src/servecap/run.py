@@ -14,6 +14,9 @@ from servecap.scenario import Scenario, Target
 Source = Literal["measured", "simulated", "imported"]  # imported: measured by another tool
 
 
+STALL_S = 1.0  # a pause within an answer that a reader takes for a fault
+
+
 class Status(StrEnum):
     """Whether the run came to its own end."""
 
@@ -68,12 +71,36 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """What ended by itself in one of the equal parts of a run's time. Latencies: successes only."""
+
+    start_s: float
+    end_s: float
+    requests: int
+    failed: int = 0
+    errors: dict[str, int] = msgspec.field(default_factory=dict)  # kind -> count
+    output_tokens: int = 0
+    ttft_mean_s: float | None = None
+    ttft_p95_s: float | None = None
+    tpot_mean_s: float | None = None
+    tpot_p95_s: float | None = None
+    e2e_mean_s: float | None = None
+    e2e_p95_s: float | None = None
+    gap_max_s: float | None = None
+    stalled: int = 0  # answers that stood still for over `STALL_S` between two chunks
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A header and the records, in the order in which the requests ended."""
+    """A header and the records, in the order in which the requests ended.
+
+    Of a soak only the latest records are held; `slices` tell of all its time.
+    """
 
     header: Header
     records: list[Record]
     path: str | None = None  # the folder it is stored in
+    slices: tuple[Slice, ...] = ()  # of a soak
+    dropped: int = 0  # earlier records of a soak that are on disk only
 
     @property
     def scenario(self) -> Scenario:

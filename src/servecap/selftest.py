@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -134,7 +134,7 @@ def kept() -> SelfTest | None:
     return found if (found.machine, found.version) == (machine(), __version__) else None
 
 
-def nearness(records: list[Record], wall_s: float, processes: int) -> str | None:
+def nearness(records: Sequence[Record], wall_s: float, processes: int) -> str | None:
     """How near to its ceiling the client was, in words; None without a self-test or events."""
     found = kept()
     if found is None or wall_s <= 0:

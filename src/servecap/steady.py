@@ -14,6 +14,7 @@ import numpy as np
 from servecap import stats, verdict
 from servecap.metrics import Verdict, Window
 from servecap.record import Outcome, Record
+from servecap.run import Slice
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
 from servecap.slo import Limit
 
@@ -39,6 +40,12 @@ def counted(records: Sequence[Record], window: Window) -> list[Record]:
         for r in records
         if r.outcome not in _NOT_COUNTED and window.start_s <= r.end_s <= window.end_s
     ]
+
+
+def parts_over(limit: Limit, slices: Sequence[Slice]) -> int:
+    """In how many slices a mean or 95th percentile lay above the limit; 0 for other statistics."""
+    name = f"{limit.metric}_{limit.statistic}_s"
+    return sum((getattr(s, name, None) or 0.0) > limit.at_most_s for s in slices)
 
 
 def given_up(window: Window) -> bool:
@@ -242,6 +249,7 @@ class Enough:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._records: list[Record] = []
+        self._count = 0
         self._look_again = scenario.stop.requests
         load = scenario.load
         self._look_for_hope = 2 * HOPELESS_LEAST
@@ -254,15 +262,17 @@ class Enough:
 
     def note(self, record: Record) -> None:
         """One more request has ended."""
-        self._records.append(record)
+        self._count += 1
+        if self._scenario.stop.duration_s is None:  # else they decide nothing
+            self._records.append(record)
         self._one_was_well = self._one_was_well or record.ok
         self._failed_in_a_row = 0 if record.ok else self._failed_in_a_row + 1
 
     def reason(self, now_s: float) -> str | None:
         """Why the run may stop now; None: it must go on."""
         stop = self._scenario.stop
-        if len(self._records) >= HOPELESS and not self._one_was_well:
-            return f"none of the first {len(self._records)} requests succeeded"
+        if self._count >= HOPELESS and not self._one_was_well:
+            return f"none of the first {self._count} requests succeeded"
         if self._failed_in_a_row >= DEAD:
             return f"the last {self._failed_in_a_row} requests all failed"
         if stop.duration_s is not None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from servecap import record
 from servecap.errors import ServecapError, UsageError
+from servecap.kept import Kept
 from servecap.record import Record
 from servecap.run import Header, Run
 
@@ -94,14 +96,16 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """The run stored in *folder*; of a killed run, all whole records.
+    """The run stored in *folder*; of a killed run, all whole records (of a soak, the latest).
 
     Raises:
         UsageError: this is no run folder, or a file in it is damaged (beyond a cut-off last line).
     """
     try:
         header = msgspec.json.decode((folder / HEADER).read_bytes(), type=Header)
-        lines = (folder / RECORDS).read_bytes().split(b"\n")
+        kept = Kept(header.scenario)
+        with open(folder / RECORDS, "rb") as lines:
+            _read_into(kept, lines, str(folder / RECORDS))
     except FileNotFoundError as error:
         raise UsageError(
             f"{str(folder)!r} is no run folder: it has no {Path(error.filename).name}"
@@ -110,13 +114,19 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{str(folder)!r} cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{str(folder / HEADER)!r} is damaged: {error}") from None
-    lines.pop()  # empty, or the line that a killed run was writing
-    records: list[Record] = []
+    return kept.run(header, str(folder))
+
+
+def _read_into(kept: Kept, lines: Iterable[bytes], path: str) -> None:
+    """Every whole line as a record; a killed run may have been in the middle of its last.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
     for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            return
         try:
-            records.append(record.decode(line))
+            kept.add(record.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{str(folder / RECORDS)!r} line {number} is damaged: {error}"
-            ) from None
-    return Run(header=header, records=records, path=str(folder))
+            raise UsageError(f"{path!r} line {number} is damaged: {error}") from None

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from servecap import audit, schedule, stats, steady, verdict
-from servecap.metrics import LimitCheck, PartFigures, Summary, Verdict, Window
-from servecap.record import Outcome, Record
+from servecap import audit, schedule, stability, stats, steady, verdict
+from servecap.metrics import LimitCheck, PartFigures, Stability, Summary, Verdict, Window
+from servecap.record import Outcome, Record, error_kind
 from servecap.run import Run
 from servecap.scenario import OpenLoop, Scenario
 from servecap.slo import Slo
@@ -31,6 +31,7 @@ def summarize(run: Run) -> Summary:
     span_s = window.end_s - window.start_s
     by_server = scenario.timings == "server"
     checks = verdict.check_all(scenario, inside)
+    course = stability.stability(run, window)
     in_flight_mean, in_flight_max = in_flight(records, window)
     failed = len(inside) - len(good)
     prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)
@@ -56,7 +57,8 @@ def summarize(run: Run) -> Summary:
         server=_server(good),
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
-        verdict=_verdict(checks, scenario.slo, len(inside), failed),
+        verdict=_verdict(checks, scenario.slo, *_held_against(run, course, len(inside), failed)),
+        stability=course,
         scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
         achieved_rps=_rate_rps((r.sent_s for r in came if not r.turned_away), scenario, window),
         rate_of="sessions" if of_sessions else "requests",
@@ -126,16 +128,18 @@ def _rate_rps(times_s: Iterable[float], scenario: Scenario, window: Window) -> f
     return len(inside) / span_s if span_s > 0 else None
 
 
+def _held_against(
+    run: Run, course: Stability | None, requests: int, failed: int
+) -> tuple[int, int]:
+    """Requests and failures that the error limit is held against: of a soak, those of all time."""
+    if not run.dropped or course is None:
+        return requests, failed
+    return course.requests, course.failed
+
+
 def _verdict(checks: tuple[LimitCheck, ...], slo: Slo, requests: int, failed: int) -> Verdict:
     errors, _, _ = verdict.check_errors(slo, requests, failed)
     return verdict.overall([*(c.verdict for c in checks), errors])
-
-
-def error_kind(record: Record) -> str:
-    """A short name of what went wrong: the outcome, with the HTTP status where there is one."""
-    if record.outcome is Outcome.HTTP_ERROR and record.status is not None:
-        return f"http_{record.status}" if record.status >= 400 else "error_in_stream"
-    return str(record.outcome)
 
 
 def in_flight(records: Iterable[Record], window: Window) -> tuple[float, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -22,6 +23,24 @@ from servecap.scenario import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Span(click.ParamType[float]):
+    """A time as a person says it, in seconds: 90s, 30m, 8h, or plain seconds."""
+
+    name = "TIME"
+    _UNITS: ClassVar[dict[str, float]] = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value)
+        unit_s = self._UNITS.get(text[-1:])
+        try:
+            seconds = float(text if unit_s is None else text[:-1]) * (unit_s or 1.0)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            self.fail(f"{text!r} is no time: write seconds, or 90s, 30m, 8h", param, ctx)
+        return seconds
 
 
 class Workers(click.ParamType[int | None]):
@@ -234,10 +253,17 @@ def scenario(options: dict[str, Any], load: ClosedLoop | OpenLoop) -> Scenario:
         raise UsageError("--duration and --requests are two stop rules: give one of them")
     if duration_s is None and options["requests"] is None and isinstance(load, OpenLoop):
         duration_s = schedule.length_s(load.schedule)
+    soak_s = options.get("soak")
+    if soak_s is not None:
+        for name in ("duration", "requests", "queue", "each"):
+            if options.get(name) is not None:
+                raise UsageError(f"--soak and --{name} are two stop rules: give one of them")
+        duration_s = soak_s
     stop = StopRule(
         requests=options["requests"] or 250,
         duration_s=None if duration_s is None else _positive("--duration", duration_s),
         max_duration_s=_positive("--max-duration", options["max_duration"]),
+        soak=soak_s is not None,
     )
     return Scenario(
         load=load,

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 @click.option("--queue", type=click.IntRange(1), help="Classic rule: so many requests in all.")
 @click.option("--each", type=click.IntRange(1), help="Older test: so many requests per user.")
 @click.option("--duration", type=float, metavar="S", help="Run exactly that long.")
+@click.option(
+    "--soak",
+    type=options.Span(),
+    help="A long run (90s, 30m, 8h) in memory that does not grow: the figures are of the latest "
+    "requests, and how they moved is told of all the time.",
+)
 @options.workload_options
 @options.judge_options
 @options.output_options
@@ -51,6 +57,7 @@ def command(**given: Any) -> int:
       servecap run --url http://localhost:8000 --users 64 --queue 250      # classic
       servecap run --url http://localhost:8000 --users 64 --each 1 --workload fixed:42/285
       servecap run --url http://localhost:8000 --rate 5 --duration 60
+      servecap run --url http://localhost:8000 --users 64 --soak 8h
       servecap run --url http://localhost:8000 --rate 2 --schedule ramp:20/120 --burstiness 2
       servecap run --url http://localhost:8000 --trace azure.csv --time-scale 10
 

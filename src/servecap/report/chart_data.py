@@ -27,6 +27,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     columns: Columns
     inside: series.Bools
     end_s: float
+    start_s: float = 0.0  # later where a soak holds its latest requests only
 
     @property
     def window(self) -> Window:
@@ -56,6 +57,7 @@ def data(run: Run, summary: Summary) -> Data:
         records=records,
         columns=columns,
         inside=np.array([id(r) in measured for r in records], dtype=np.bool_),
+        start_s=records[0].end_s if run.dropped else 0.0,
         end_s=max(records[-1].end_s if records else 0.0, summary.window.end_s),
     )
 

@@ -98,6 +98,7 @@ class _Cloud(msgspec.Struct, frozen=True, kw_only=True):
     at_s: Floats
     value_s: Floats
     inside: series.Bools  # in the measured window
+    start_s: float
     end_s: float  # of the run
     ceiling_s: float  # the chart's top
     limits: list[Limit]  # that fit below it
@@ -121,6 +122,7 @@ def latency_chart(told: Data, metric: str, name: str) -> Chart | None:
         at_s=told.columns.end_s[known],
         value_s=values[known],
         inside=told.inside[known],
+        start_s=told.start_s,
         end_s=told.end_s,
         ceiling_s=max([top_s, *(limit.at_most_s for limit in shown)]) * 1.12,
         limits=shown,
@@ -175,11 +177,11 @@ def _draw_latency(canvas: Canvas, cloud: _Cloud, told: Data, short: str) -> None
         text = f"{above:,} above, up to {slowest}"
         canvas.note(ax, text, y=9, corner="upper right")
     ax.set_ylim(0, cloud.ceiling_s * unit.per_s or 1.0)
-    ax.set_xlim(0, cloud.end_s)
+    ax.set_xlim(cloud.start_s, cloud.end_s)
 
 
 def _draw_spread(canvas: Canvas, ax: Axes, cloud: _Cloud) -> None:
-    spread = series.bands(cloud.at_s, cloud.value_s, series.bin_edges(0.0, cloud.end_s))
+    spread = series.bands(cloud.at_s, cloud.value_s, series.bin_edges(cloud.start_s, cloud.end_s))
     scale, blue = cloud.unit.per_s, canvas.colour("blue")
     low, high = spread.low * scale, spread.high * scale
     ax.fill_between(spread.middle, low, high, color=blue, alpha=0.22, linewidth=0)
@@ -189,7 +191,7 @@ def _draw_spread(canvas: Canvas, ax: Axes, cloud: _Cloud) -> None:
 
 
 def _band_table(cloud: _Cloud) -> Table:
-    edges = series.bin_edges(0.0, cloud.end_s, most=TABLE_BINS)
+    edges = series.bin_edges(cloud.start_s, cloud.end_s, most=TABLE_BINS)
     spread = series.bands(cloud.at_s, cloud.value_s, edges)
     unit = cloud.unit
     marks = (spread.low, spread.median, spread.high, spread.top)

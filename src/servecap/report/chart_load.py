@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from servecap.record import Outcome
+from servecap.record import Outcome, error_kind
 from servecap.report import series, units
 from servecap.report.canvas import Canvas, Chart, Colour, Key
 from servecap.report.chart_data import TABLE_BINS, Data, span
 from servecap.report.table import Column, Table
 from servecap.scenario import ClosedLoop
 from servecap.stats import Floats
-from servecap.summarize import error_kind
 
 _ERROR_COLOURS: tuple[Colour, ...] = ("red", "amber", "violet", "blue", "teal", "grey")
 
@@ -20,8 +19,8 @@ def load_chart(told: Data, name: str) -> Chart:
     """Users, requests in flight, requests/s and tokens/s over time."""
     # About ten requests to a bin, or QPS would show chance rather than the load.
     bins = min(120, max(TABLE_BINS, len(told.records) // 10))
-    edges = series.bin_edges(0.0, told.end_s, most=bins)
-    coarse_edges = series.bin_edges(0.0, told.end_s, most=TABLE_BINS)
+    edges = series.bin_edges(told.start_s, told.end_s, most=bins)
+    coarse_edges = series.bin_edges(told.start_s, told.end_s, most=TABLE_BINS)
     fine, coarse = _load(told, edges), _load(told, coarse_edges)
     rows = tuple(
         (span(coarse_edges, i), *(units.count(float(v[i])) for v in coarse.values()))
@@ -75,14 +74,14 @@ def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floa
                 colour = canvas.colour("amber" if name == "users" else "blue")
                 panel.stairs(line, shown, baseline=None, color=colour, linewidth=1.6)
                 top = max(top, float(line.max()))
-        panel.set_xlim(0, told.end_s)
+        panel.set_xlim(told.start_s, told.end_s)
         panel.set_ylim(0, top * 1.1)
         panel.tick_params(labelbottom=panel is panels[-1])
 
 
 def gantt_chart(told: Data, name: str) -> Chart:
     """What the first users were doing: waiting, streaming, thinking."""
-    phases = series.phases(told.records)
+    phases = series.phases(told.records, start_s=told.start_s)
     rows = len(phases.users)
     keys = [
         Key("waiting for the first token", "amber", "area"),
@@ -99,12 +98,12 @@ def gantt_chart(told: Data, name: str) -> Chart:
         caption=f"{who}, until {units.clock(phases.end_s)}{cut}.",
         keys=tuple(keys),
         table=_phase_rows(phases),
-        draw=lambda canvas: _draw_gantt(canvas, phases),
+        draw=lambda canvas: _draw_gantt(canvas, phases, told.start_s),
         height_px=min(440, 80 + 9 * max(rows, 4)),
     )
 
 
-def _draw_gantt(canvas: Canvas, phases: series.Phases) -> None:
+def _draw_gantt(canvas: Canvas, phases: series.Phases, start_s: float) -> None:
     (ax,) = canvas.panels(["user"], "seconds since the run's start")
     rows = len(phases.users)
     px = max(2.0, min(9.0, (canvas.height_px - 60) / max(rows, 1) - 2))
@@ -115,7 +114,7 @@ def _draw_gantt(canvas: Canvas, phases: series.Phases) -> None:
         x, y = np.array(phases.failed, dtype=np.float64).T
         canvas.dots(ax, x, y, "red", px + 1, alpha=1)
     ax.set_ylim(rows - 0.2, -0.8)
-    ax.set_xlim(0, max(phases.end_s, 1e-9))
+    ax.set_xlim(start_s, max(phases.end_s, start_s + 1e-9))
     ax.grid(visible=False)
     step = max(1, rows // 8)
     ax.set_yticks(range(0, rows, step), [str(user) for user in phases.users[::step]])
@@ -145,9 +144,9 @@ def error_chart(told: Data, name: str) -> Chart | None:
         kinds = ["other kinds" if kind in rare else kind for kind in kinds]
         names = series.error_kinds(kinds)
     labels = [units.clean(kind, 40) for kind in names]
-    edges = series.bin_edges(0.0, told.end_s, most=80)
+    edges = series.bin_edges(told.start_s, told.end_s, most=80)
     counts = series.errors_per_bin(told.records, kinds, edges)
-    coarse = series.bin_edges(0.0, told.end_s, most=TABLE_BINS)
+    coarse = series.bin_edges(told.start_s, told.end_s, most=TABLE_BINS)
     rows = tuple(
         (span(coarse, i), *(units.count(int(n)) for n in bins))
         for i, bins in enumerate(
@@ -176,5 +175,5 @@ def _draw_errors(canvas: Canvas, told: Data, edges: Floats, counts: list[Floats]
         colour = canvas.colour(name)
         ax.stairs(base + values, edges, baseline=base, fill=True, color=colour, linewidth=0)
         base = base + values
-    ax.set_xlim(0, told.end_s)
+    ax.set_xlim(told.start_s, told.end_s)
     ax.set_ylim(0, float(base.max()) * 1.12)

@@ -11,6 +11,7 @@ from servecap import verdict
 from servecap.metrics import LimitCheck, Summary
 from servecap.report import units, words
 from servecap.report.parts import part_tables
+from servecap.report.stability_text import stability_table
 from servecap.report.table import Column, Table, text_column
 from servecap.run import LoadNode, Run
 from servecap.stats import Distribution
@@ -27,12 +28,14 @@ TOKEN_SOURCES = {
 
 def tables(run: Run, summary: Summary) -> list[Table]:
     """All tables of one run, in the order in which they are read."""
+    course = stability_table(summary)
     return [
         slo_table(run, summary),
         latency_table(run, summary),
         *part_tables(summary),
         system_table(run, summary),
         window_table(run, summary),
+        *([] if course is None else [course]),
         client_table(run, summary),
         test_table(run),
     ]
