@@ -86,15 +86,19 @@ class _Figures:
             failed=self._errors.total(),
             errors=dict(self._errors),
             output_tokens=self._output_tokens,
-            ttft_mean_s=ttft and ttft.mean,
-            ttft_p95_s=ttft and ttft.p95,
-            tpot_mean_s=tpot and tpot.mean,
-            tpot_p95_s=tpot and tpot.p95,
-            e2e_mean_s=e2e and e2e.mean,
-            e2e_p95_s=e2e and e2e.p95,
+            ttft_mean_s=_statistic(ttft, "mean"),
+            ttft_p95_s=_statistic(ttft, "p95"),
+            tpot_mean_s=_statistic(tpot, "mean"),
+            tpot_p95_s=_statistic(tpot, "p95"),
+            e2e_mean_s=_statistic(e2e, "mean"),
+            e2e_p95_s=_statistic(e2e, "p95"),
             gap_max_s=self._gap_max_s,
             stalled=self._stalled,
         )
+
+
+def _statistic(told: stats.Distribution | None, name: str) -> float | None:
+    return None if told is None else told.statistic(name)
 
 
 class Kept:
