@@ -50,6 +50,7 @@ REFUSAL_S = 0.001
 
 @compiled
 def refused(e: Engines, i: int) -> bool:
+    """Whether the request can never be served."""
     total = e.seq[PROMPT, i] + e.seq[RESERVE, i]
     if total > e.s[CONTEXT_MAX] or blocks_for(total) > e.s[TOTAL]:
         return True

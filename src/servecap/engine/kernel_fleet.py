@@ -64,8 +64,13 @@ def _count(bins: Any, sums: Any, metric: int, seconds: float) -> None:
 
 
 @compiled
-def _told(e: Engines, counts: Any, sums: Any, bins: Any, i: int, now_s: float) -> None:
-    """Counts the user's answer, which ends now."""
+def _told(e: Engines, seen: Any, i: int, number: int, now_s: float, begin_s: float) -> None:
+    """Counts the user's answer, which ends now, and logs it."""
+    counts, sums, bins, log = seen
+    if number < log.shape[1]:
+        log[GOT_FIRST, number], log[GOT_LAST, number] = e.times[FIRST, i], now_s
+    if now_s < begin_s:
+        return
     counts[ANSWERED] += 1
     due_s, first_s, output = e.times[PLANNED, i], e.times[FIRST, i], e.seq[OUTPUT, i]
     _count(bins, sums, TTFT, first_s - due_s)
@@ -88,25 +93,22 @@ def _ask(e: Engines, i: int, prompt: int, output: int, due_s: float) -> None:
 def _serve_fleet(
     e: Engines,
     start_s: Any,
-    prompt: Any,
-    output: Any,
-    think_s: Any,
-    route: Any,
+    asked: Any,
     routing: int,
     window: Any,
-    counts: Any,
-    sums: Any,
-    bins: Any,
-    log: Any,
+    seen: Any,
     numbers: Any,
     heap_s: Any,
     heap_u: Any,
 ) -> None:
-    """Fills counts, sums and bins with what ends in the window, and the log with what comes first.
+    """Fills *seen* (counts, sums, bins, log) with what ends in the window, and what comes first.
 
-    The n-th request sent takes the n-th prompt, answer, think time and route, from the start again
-    where one is over. *numbers*, *heap_s* and *heap_u* have a place for each user, and one more.
+    The n-th request sent takes the n-th value of each series in *asked* (prompt, answer, think
+    time, route), from the start again where one is over. *numbers*, *heap_s* and *heap_u* have a
+    place for each user, and one more.
     """
+    prompt, output, think_s, route = asked
+    counts, _, _, log = seen
     begin_s, stop_s = window[0], window[1]
     empty(e)
     size, sent, instances = 0, 0, len(e.state)
@@ -123,12 +125,8 @@ def _serve_fleet(
                 end(e, k)
                 i = gone(e, k)
                 while i >= 0:
-                    if now_s >= begin_s:
-                        _told(e, counts, sums, bins, i, now_s)
-                    number = numbers[i]
-                    if number < log.shape[1]:
-                        log[GOT_FIRST, number], log[GOT_LAST, number] = e.times[FIRST, i], now_s
-                    sift_up(heap_s, heap_u, size, now_s + think_s[number % len(think_s)], i)
+                    _told(e, seen, i, numbers[i], now_s, begin_s)
+                    sift_up(heap_s, heap_u, size, now_s + think_s[numbers[i] % len(think_s)], i)
                     size += 1
                     i = gone(e, k)
         while size > 0 and heap_s[0] <= now_s:

@@ -34,6 +34,8 @@ else:
         if kept:  # under a name that is another one when any file of the kernel has changed
             function.__qualname__ += f"_{_VERSION}"
         options: dict[str, Any] = {"forceinline": True, "_nrt": False, "cache": kept}
+        if not kept:  # only other machine code calls it
+            options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         return cast(F, numba.njit(**options)(function))
 
 
