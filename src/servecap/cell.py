@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,17 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     users_low: int | None = None  # of a prediction only: what a search promises is `users` itself
     confidence: float | None = None  # of each level's verdict; None: imported without one
     limited_by: str | None = None  # the limit that broke first, as the SLO writes it
+
+
+class Modelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a predicted cell was predicted on, so that a simulation of a fleet can be of the same.
+
+    Spreads are standard deviation / mean of the tokens of prompts and answers.
+    """
+
+    engine: dict[str, Any]  # the engine's settings, as `engine.spec.EngineSpec` has them
+    prompt_spread: float
+    output_spread: float
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,3 +63,4 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     slo: str | None = None  # the SLO that the capacity was found under, if known
     invalid_reason: str | None = None
     notes: tuple[str, ...] = ()
+    modelled: Modelled | None = None  # of a prediction by the engine model, if that is known

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from servecap.cell import Cell
 from servecap.cli import cli
 from servecap.engine import fast
+from servecap.engine.spec import EngineSpec
 from servecap.matrix import predicted
 from servecap.matrix.document import parse
 from servecap.matrix.job import Predict
@@ -47,6 +49,15 @@ def test_matrix_and_predict_give_the_same_figures(engine: str) -> None:
     assert found.notes[0] == f"what binds: {told['binds']}"
     assert "80% interval" in found.notes[1]
     assert found.origin == "predicted"
+
+
+def test_the_engine_that_it_was_predicted_on_stays_with_the_cell() -> None:
+    found = cell(how="{engine: sglang, max_running: 64}")
+    assert found.modelled is not None
+    spec = msgspec.convert(found.modelled.engine, EngineSpec)
+    assert (spec.engine, spec.max_running, spec.tp) == ("sglang", 64, 4)
+    kept = msgspec.json.decode(msgspec.json.encode(found), type=Cell)
+    assert kept == found
 
 
 def test_the_search_ends_where_the_spec_says() -> None:

@@ -105,6 +105,7 @@ class Share(click.ParamType[float]):
     type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     help="Simulate the choice as such an engine, at the peak and through the day.",
 )
+@click.option("--whole", is_flag=True, help="With --verify: simulate every instance, not enough.")
 @click.option(
     "--emit",
     "form",
@@ -165,6 +166,8 @@ def planned(matrix: str, given: dict[str, Any]) -> tuple[Plan, tuple[Cell, ...]]
     from servecap.plan.outlook import with_outlook
     from servecap.plan.sizing import plan
 
+    if given["whole"] and not given["engine"]:
+        raise UsageError("--whole says how much --verify simulates: give --verify, too")
     slo = slos.parse(given["slo"])
     demand = _demand(given)
     supply = _supply(given)
@@ -187,7 +190,14 @@ def _verified(answer: Plan, cells: Sequence[Cell], given: dict[str, Any]) -> Pla
     from servecap.plan.verify import verify
 
     profile = read_profile(Path(given["profile"])) if given["profile"] else None
-    return verify(answer, cells, engine=given["engine"], profile=profile)
+    return verify(
+        answer,
+        cells,
+        engine=given["engine"],
+        profile=profile,
+        whole=given["whole"],
+        watch=progress.say,
+    )
 
 
 def _demand(given: dict[str, Any]) -> Demand:

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from servecap.cell import Capacity, Cell
+from servecap.cell import Capacity, Cell, Modelled
 from servecap.matrix.job import CellJob, Predict
 from servecap.predict.answer import Answer, answer
 from servecap.predict.expected import case_of
@@ -51,6 +51,11 @@ def cell_of(job: CellJob, source: Predict) -> Cell:
         slo=str(job.scenario.slo),
         invalid_reason=found.impossible,
         notes=_notes(found),
+        modelled=Modelled(
+            engine=msgspec.to_builtins(spec),
+            prompt_spread=lengths.prompt_spread,
+            output_spread=lengths.output_spread,
+        ),
     )
 
 

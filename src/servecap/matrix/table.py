@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -316,7 +316,7 @@ def _cell(row: Row, think_mean_s: float) -> Cell:
     if tp is None:
         raise row.error("tp", "is no value; fill it in")
     notes = (row.text("note") or "").split(NOTE_SEPARATOR)
-    figures = {
+    figures: dict[str, Any] = {
         name: row.number(name)
         for name in ("gpu_memory_gb", "avg_context_tokens", "avg_output_tokens", "error_rate",
                      "ttft_s", "tpot_s")
