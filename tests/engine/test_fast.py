@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,3 +232,27 @@ def test_what_can_never_be_served_is_refused() -> None:
     )
     assert [math.isnan(end_s) for end_s in answers.end_s] == [True, False, True]
     assert answers.planned_s[1] == pytest.approx(1.0147)
+
+
+WITHOUT = """
+import sys
+sys.modules["numba"] = None  # its import fails
+from servecap.engine import fast
+assert not fast.COMPILED
+sys.path.insert(0, {tests!r})
+import numpy as np
+import test_fast as t
+rows = [(20 + 37 * k % 200, 3 + k % 50, 0, 0.1) for k in range(25)]
+traffic = t.traffic_of([0.0, 0.3, 0.7], rows)
+static = t.static_batching(max_running=4)
+for policy in (t.ChunkedPrefill(), t.Vllm2023(), t.PrefillFirst(), static):
+    found = fast.serve(t.COST, policy, traffic, kv_tokens=640, max_context_tokens=480)
+    t.held_together(found, t.reference(t.COST, policy, traffic))
+print("same")
+"""
+
+
+def test_without_numba_it_is_the_same_only_slower() -> None:
+    code = WITHOUT.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr

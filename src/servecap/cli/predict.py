@@ -201,6 +201,7 @@ def _grid(given: dict[str, Any]) -> list[Cell]:
 
 def text(answers: list[Answer]) -> str:
     """A line of figures for each cell, and a line of what binds and what is uncertain."""
+    from servecap.predict.conclusions import conclusions
     from servecap.predict.uncertainty import SHARE
 
     lines = [
@@ -219,7 +220,8 @@ def text(answers: list[Answer]) -> str:
         )  # fmt: skip
         lines += [f"{head}  {figures}", f"    {a.kind}; {a.binds}"]
         lines += [f"    {note}" for note in a.notes]
-    return "\n".join(lines)
+    together = conclusions(answers)
+    return "\n".join([*lines, *(["", "together:"] if together else []), *together])
 
 
 def _range(r: Range | None, unit: float, digits: int) -> str:
