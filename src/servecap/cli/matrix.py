@@ -166,7 +166,7 @@ def _dry_run(spec: Spec, out: Path, only: tuple[str, ...]) -> None:
     for todo in survey(spec, out, only=only):
         note = f"  ({todo.note})" if todo.note else ""
         takes = ""
-        if todo.state != "done":
+        if todo.state not in ("done", "skipped"):
             seconds = estimate_s(todo.job)
             total_s += seconds
             takes = f", about {_duration(seconds)}"
@@ -194,6 +194,8 @@ def _say(event: Event, quiet: bool) -> None:
             cell = event.cell
             users = None if cell is None or cell.capacity is None else cell.capacity.users
             progress.say(f"{place}: {'n/a' if users is None else users} users", quiet=quiet)
+        case "skipped":
+            progress.say(f"{place}: skipped: {event.error}", quiet=quiet)
         case "failed":
             progress.say(f"{place}: failed: {event.error}", quiet=quiet)
 

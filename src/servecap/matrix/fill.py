@@ -16,6 +16,7 @@ import msgspec
 from servecap.cell import Cell
 from servecap.errors import ServecapError, UsageError
 from servecap.matrix import journal, launch
+from servecap.matrix.dominated import Dominated, dominated
 from servecap.matrix.job import CellJob, Command, digest, imported_place
 from servecap.matrix.journal import GONE, JOURNAL, Entry
 from servecap.matrix.order import teaching_order
@@ -25,13 +26,14 @@ from servecap.workload.source import load as load_workload
 
 Find = Callable[[CellJob, str, Path], Cell]  # job, the server's URL, the cell's folder
 Endpoint = Callable[[CellJob, Path], AbstractContextManager[str]]
-State = Literal["done", "new", "changed", "failed"]
+Kind = Literal["started", "landed", "failed", "skipped"]
+State = Literal["done", "new", "changed", "failed", "skipped"]
 
 ONLY_KEYS = ("model", "gpu", "tp", "scenario")
 
 
 class Todo(msgspec.Struct, frozen=True):
-    """A cell of the spec and how it stands; `note` says why it failed before."""
+    """A cell of the spec and how it stands; `note` says why it failed before, or is skipped."""
 
     job: CellJob
     state: State
@@ -41,7 +43,7 @@ class Todo(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What just happened to the `index`-th of `total` cells that are run."""
 
-    kind: Literal["started", "landed", "failed"]
+    kind: Kind
     name: str
     index: int
     total: int
@@ -60,11 +62,26 @@ def survey(spec: Spec, out: Path, *, only: Sequence[str] = ()) -> list[Todo]:
     Raises:
         UsageError: a term cannot be read or nothing fits, or the folder holds something else.
     """
+    found = _standing(spec, out, only)
+    if not spec.skip_dominated:
+        return found
+    cells = _known(spec, out)
+    return [_decided(todo, cells) for todo in found]
+
+
+def _standing(spec: Spec, out: Path, only: Sequence[str]) -> list[Todo]:
+    """As `survey`, before it is asked who dominates whom."""
     wanted = teaching_order(_wanted(spec, only))
     entries = journal.read_journal(out / JOURNAL)
     last = {entry.place: entry for entry in journal.latest(entries)}
     found = {entry.key for entry in entries if entry.cell is not None}
     return [_todo(job, last.get(job.place), found) for job in wanted]
+
+
+def _decided(todo: Todo, cells: Sequence[Cell]) -> Todo:
+    """The same, or that a sibling among *cells* makes measuring it pointless."""
+    skip = None if todo.state == "done" else dominated(todo.job, cells)
+    return todo if skip is None else Todo(todo.job, "skipped", skip.reason)
 
 
 def fill(
@@ -92,22 +109,69 @@ def fill(
     except OSError as error:
         raise UsageError(f"{out}: cannot be made a folder ({error.strerror})") from None
     with _locked(out):
-        todo = [item for item in survey(spec, out, only=only) if item.state != "done"]
+        todo = [item for item in _standing(spec, out, only) if item.state != "done"]
         _check_workloads([item.job for item in todo])
         _settle(spec, out)
         for index, item in enumerate(todo, start=1):
-            job = item.job
-            on_event(Event(kind="started", name=job.name, index=index, total=len(todo)))
-            entry = _attempt(job, out, find, endpoint)
-            journal.append(out / JOURNAL, entry)
-            on_event(
-                Event(
-                    kind="landed" if entry.cell is not None else "failed",
-                    name=job.name, index=index, total=len(todo), cell=entry.cell,
-                    error=entry.error,
-                )
-            )  # fmt: skip
+            at = (index, len(todo))
+            skip = dominated(item.job, _known(spec, out)) if spec.skip_dominated else None
+            if skip is None:
+                _fill_one(item.job, out, find, endpoint, on_event, at)
+            else:
+                _skip(item.job, out, skip)
+                on_event(_event("skipped", item.job, at, error=skip.reason))
         return _cells(spec, out)
+
+
+def _fill_one(
+    job: CellJob,
+    out: Path,
+    find: Find,
+    endpoint: Endpoint,
+    on_event: Callable[[Event], None],
+    at: tuple[int, int],
+) -> None:
+    on_event(_event("started", job, at))
+    entry = _attempt(job, out, find, endpoint)
+    journal.append(out / JOURNAL, entry)
+    kind: Kind = "landed" if entry.cell is not None else "failed"
+    on_event(_event(kind, job, at, cell=entry.cell, error=entry.error))
+
+
+def _event(
+    kind: Kind,
+    job: CellJob,
+    at: tuple[int, int],
+    cell: Cell | None = None,
+    error: str | None = None,
+) -> Event:
+    return Event(kind=kind, name=job.name, index=at[0], total=at[1], cell=cell, error=error)
+
+
+def _skip(job: CellJob, out: Path, skip: Dominated) -> None:
+    """Records the prediction under a key of its own: without the flag the job is run again."""
+    entry = Entry(
+        key=_skipped(job), place=job.place, name=job.name, at_utc=_now(), cell=skip.cell,
+        error=None if skip.cell is not None else skip.reason,
+    )  # fmt: skip
+    last = {e.place: e for e in journal.read_journal(out / JOURNAL)}.get(job.place)
+    if last is None or msgspec.structs.replace(last, at_utc=entry.at_utc) != entry:
+        journal.append(out / JOURNAL, entry)
+
+
+def _skipped(job: CellJob) -> str:
+    return f"{job.key}-skipped"
+
+
+def _known(spec: Spec, out: Path) -> list[Cell]:
+    """All cells that there are now, in no order."""
+    entries = journal.latest(journal.read_journal(out / JOURNAL))
+    jobs = {job.place: job for job in spec.jobs}
+    found = [
+        entry.cell for entry in entries
+        if entry.cell is not None and entry.place in jobs and entry.key == jobs[entry.place].key
+    ]  # fmt: skip
+    return [*spec.imported, *found]
 
 
 def _attempt(job: CellJob, out: Path, find: Find, endpoint: Endpoint) -> Entry:
@@ -129,10 +193,12 @@ def _attempt(job: CellJob, out: Path, find: Find, endpoint: Endpoint) -> Entry:
 def _cells(spec: Spec, out: Path) -> list[Cell]:
     last = {e.place: e for e in journal.latest(journal.read_journal(out / JOURNAL))}
     entries = [last.get(job.place) for job in spec.jobs]
-    keys = [job.key for job in spec.jobs]
+    keys = [
+        (job.key, _skipped(job)) if spec.skip_dominated else (job.key,) for job in spec.jobs
+    ]  # fmt: skip
     found = [
         entry.cell for entry, key in zip(entries, keys, strict=True)
-        if entry is not None and entry.cell is not None and entry.key == key
+        if entry is not None and entry.cell is not None and entry.key in key
     ]  # fmt: skip
     return [*spec.imported, *found]
 
@@ -142,6 +208,8 @@ def _todo(job: CellJob, last: Entry | None, found: set[str]) -> Todo:
         return Todo(job, "done")
     if last is None or last.error == GONE:
         return Todo(job, "new")
+    if last.key == _skipped(job):
+        return Todo(job, "new", "skipped before")
     if last.key != job.key:
         return Todo(job, "changed", "its settings are not those of the last time")
     return Todo(job, "failed", last.error or "")

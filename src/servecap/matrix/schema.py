@@ -59,6 +59,7 @@ _SETTINGS = {
     "precision": "how narrow the bracket shall be: 0.05 is 5%",
     "served_model": "the model's name in requests; may hold {model} {gpu} {tp} {scenario}",
 }
+_SKIP = "predict a cell instead of measuring it where a measured sibling is surely better"
 _CELLS_OWN = ("model", "gpu", "tp", "host", "port")
 
 
@@ -71,6 +72,7 @@ def schema() -> dict[str, Any]:
     for described, texts in ((entry, _ENTRY), (settings, _SETTINGS)):
         for key, text in texts.items():
             described[key]["description"] = text
+    kinds["File"]["properties"]["skip_dominated"]["description"] = _SKIP
     settings["api"] = {"enum": [*API_NAMES, None], "default": None, "description": "API to speak"}
     entry["emulate"]["anyOf"] = [_options(EmulatorConfig), {"type": "null"}]
     entry["predict"]["anyOf"] = [_options(EngineSpec), {"type": "null"}]
@@ -114,6 +116,7 @@ STARTER = """\
 #   servecap matrix {name}               run it; stopped, it goes on where it was
 #   servecap plan {folder} --users 10000   what to buy
 version: 1
+# skip_dominated: true   # measure no degree that is surely worse than one that was measured
 
 defaults:
   slo: ttft.mean<3s,tpot.mean<100ms   # what a user accepts; also .p50 .p90 .p95 .p99 .max

@@ -76,6 +76,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: int = VERSION
     defaults: Settings = Settings()
     scenarios: dict[str, Settings] = msgspec.field(default_factory=dict)
+    skip_dominated: bool = False
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[CellJob, ...]
     imported: tuple[Cell, ...] = ()
     warnings: tuple[str, ...] = ()
+    skip_dominated: bool = False
 
 
 _WAYS = ("url", "command", "emulate", "predict", "import")
@@ -132,8 +134,9 @@ def from_document(document: Document, folder: Path) -> Spec:
     if not jobs and not imported:
         raise document.error(("cells",), "there is no cell")
     return Spec(
-        name=document.name, jobs=tuple(jobs), imported=tuple(imported), warnings=tuple(warnings)
-    )
+        name=document.name, jobs=tuple(jobs), imported=tuple(imported), warnings=tuple(warnings),
+        skip_dominated=file.skip_dominated,
+    )  # fmt: skip
 
 
 def _file(document: Document) -> File:
