@@ -3,11 +3,8 @@
     python bench/wire/bench.py [--rounds 3] [--seconds 4] [--clients c,product,aiohttp,httpx]
         [--realtime]
 
-Needs cc, and `pip install aiohttp httpx` for the clients of those names. The server has one core,
-the client under test another; the clients take turns within each round, and medians over the
-rounds are printed. Delay: when the client says that an event arrived, less when the server was
-about to send it (one monotonic clock for both). TTFT error: the client's time from sending a
-request to the first token, less the server's from reading the request to sending that token.
+How to read what it prints is in README.md beside it. Needs cc, and `pip install -e ".[bench]"` for
+aiohttp and httpx.
 """
 
 from __future__ import annotations

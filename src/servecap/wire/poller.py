@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 READ_BYTES = 262_144
-GATHER_S = 0.0003
+GATHER_S = 0.0005
 GATHER_FROM_PER_S = 8_000.0
 
 _AT_ONCE = 128  # sockets served before what is due to be sent gets its turn
