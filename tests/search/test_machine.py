@@ -136,3 +136,26 @@ def test_what_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
     given = {"start": 8.0, "most": 10.0, "precision": 0.05, **bad}
     with pytest.raises(UsageError):
         Search(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("shape", [gentle, cliff])
+def test_a_guess_that_is_ten_times_off_ends_right(
+    shape: Callable[[float], Curve], factor: float
+) -> None:
+    truth = capacity(shape(120), MEAN)
+    rng = np.random.default_rng(2)
+    search = Search(start=round(factor * truth), most=20_000, precision=0.05)
+    levels = 0
+    while (asked := search.ask()) is not None:
+        levels += 1
+        values = shape(120)(asked.load) * np.exp(SIGMA * rng.standard_normal(400) - SIGMA**2 / 2)
+        margin = of_values(MEAN, values.tolist())
+        assert margin is not None
+        search.tell(asked.load, [margin], 400)
+    found = search.estimate()
+    assert found is not None
+    assert found.high is not None
+    assert found.low - 0.01 * truth <= truth <= found.high + 0.01 * truth
+    assert found.high - found.low <= 0.06 * truth + 1
+    assert levels <= 20

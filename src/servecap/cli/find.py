@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from servecap.search import Level, SearchResult
 
 SEARCH = "search.json"
+_START = 8  # users, where nothing is known of the server
 
 
 @click.command(
@@ -34,7 +35,15 @@ SEARCH = "search.json"
     },
 )
 @options.target_options
-@click.option("--start", type=int, default=8, show_default=True, help="Users of the first level.")
+@click.option(
+    "--start",
+    type=int,
+    help="Users of the first level.  [default: 8, or what the engine model expects]",
+)
+@click.option(
+    "--gpu", help="The server's, such as a100-80gb: the engine model says where to start."
+)
+@click.option("--tp", type=click.IntRange(1), default=1, help="GPUs that share the model.")
 @click.option(
     "--max-users", type=int, default=10_000, show_default=True, help="No level above this."
 )
@@ -86,7 +95,8 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
     from servecap.report import html
     from servecap.store import write_json
 
-    scenario = options.scenario(given, options.closed_loop(given, given["start"]))
+    first = _START if given["start"] is None else given["start"]
+    scenario = options.scenario(given, options.closed_loop(given, first))
     out = output.unused(output.folder(given["out"], "find"))
     bench = open_bench(
         target_spec(given),
@@ -99,7 +109,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
         bench,
         scenario,
         out,
-        start=given["start"],
+        start=first if given["start"] is not None else _expected(given, bench, scenario),
         max_users=given["max_users"],
         precision=share(given["precision"]),
         confidence=share(given["confidence"], "--confidence"),
@@ -111,6 +121,28 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
         write_json(out / SEARCH, result)
         html.write_html(out / "report.html", runs=runs, search=result, lang=given["lang"])
     return result, out
+
+
+def _expected(given: dict[str, Any], bench: Bench, scenario: Scenario) -> int:
+    """Users to start with: what the engine model expects, where the hardware is told."""
+    if given["gpu"] is None:
+        return min(_START, given["max_users"])
+    from servecap.engine.spec import EngineSpec
+    from servecap.predict.guess import first_level, users_expected
+
+    model = bench.prepared.target.model
+    if model is None:
+        raise UsageError("--gpu needs the model's name: give --model")
+    try:
+        spec = EngineSpec(model=model, gpu=given["gpu"], tp=given["tp"])
+        expected = users_expected(spec, scenario)
+    except UsageError as error:
+        raise UsageError(f"{error}; or leave --gpu away: the search starts at {_START}") from None
+    first = first_level(expected, otherwise=_START, most=given["max_users"])
+    if expected is not None:
+        said = f"the engine model expects {expected.low:.0f} to {expected.high:.0f} users"
+        progress.say(f"{said}: the first level has {first}", quiet=given["quiet"])
+    return first
 
 
 def search_with(

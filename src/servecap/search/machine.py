@@ -15,7 +15,7 @@ from servecap.search.evidence import Margin
 from servecap.search.known import Estimate, Known, Told
 
 CONFIDENCE = 0.95
-_LEAP_MOST = 4.0  # a next load is at most so many times the largest that held
+_LEAP_MOST = 2.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
 _ABOVE = 1.25  # times the largest load tried, to find an upper end
 _ABOVE_MOST = 3  # levels above the estimate that may be spent on it
