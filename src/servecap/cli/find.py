@@ -126,7 +126,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
 def _expected(given: dict[str, Any], bench: Bench, scenario: Scenario) -> int:
     """Users to start with: what the engine model expects, where the hardware is told."""
     if given["gpu"] is None:
-        return min(_START, given["max_users"])
+        return int(min(_START, given["max_users"]))
     from servecap.engine.spec import EngineSpec
     from servecap.predict.guess import first_level, users_expected
 
