@@ -10,6 +10,7 @@ def made(tp: int, users: float, *, gpu: str = "A30", share: float = 0.0) -> Answ
     return Answer(
         model="m", gpu=gpu, tp=tp, scenario="chat", kind="spec-only",
         max_users=Range(users, users / 2, users * 2), step_shares={"interconnect": share},
+        binds="tpot.mean<100ms: host",
     )  # fmt: skip
 
 
@@ -18,7 +19,8 @@ def test_the_degree_is_told_after_which_users_per_gpu_fall() -> None:
     (said,) = conclusions(row)
     assert said == (
         "m on A30: users per GPU 10 at TP1, 20 at TP2, 30 at TP4, 25 at TP8: more than TP4 does "
-        "not pay; at TP8 the interconnect takes 40% of a decode step"
+        "not pay; at TP8 it is limited by tpot.mean<100ms: host, and the interconnect takes 40% of "
+        "a decode step"
     )
 
 

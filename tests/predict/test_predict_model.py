@@ -253,3 +253,13 @@ def test_a_prefix_that_is_kept_lets_more_users_in_and_instances_add_up() -> None
     assert users("--prefix-tokens", "2800") > 1.3 * alone
     assert users("--instances", "3") == pytest.approx(3 * alone, rel=0.12)
     assert users("--instances", "3", "--routing", "random") < users("--instances", "3")
+
+
+def test_long_prompts_are_bound_by_compute_and_decode_by_bandwidth() -> None:
+    short, long = (
+        answer(case("a100-40gb", 8, context=c), TGI, SLO, seeds=2) for c in (60.0, 1600.0)
+    )
+    assert short.prefill_compute_share is not None
+    assert long.prefill_compute_share is not None
+    assert short.prefill_compute_share < 0.2 < long.prefill_compute_share < 1
+    assert long.step_shares["matrices (compute)"] < 0.5

@@ -219,9 +219,21 @@ def text(answers: list[Answer]) -> str:
              _range(a.tpot_s, 1e3, 0), _range(a.requests_per_s, 1, 1)]
         )  # fmt: skip
         lines += [f"{head}  {figures}", f"    {a.kind}; {a.binds}"]
-        lines += [f"    {note}" for note in a.notes]
+        lines += [f"    {text}" for text in (*_shares(a), *a.notes)]
     together = conclusions(answers)
     return "\n".join([*lines, *(["", "together:"] if together else []), *together])
+
+
+def _shares(a: Answer) -> list[str]:
+    """Whether computing or reading takes the time, in prompts (TTFT) and in decode (TPOT)."""
+    if a.prefill_compute_share is None or not a.step_shares:
+        return []
+    compute = a.step_shares["matrices (compute)"]
+    read = a.step_shares["weights (bandwidth)"] + a.step_shares["attention (bandwidth)"]
+    return [
+        f"computing takes {a.prefill_compute_share:.0%} of a prompt's step, and "
+        f"{compute:.0%} of a decode step, where reading takes {read:.0%}"
+    ]
 
 
 def _range(r: Range | None, unit: float, digits: int) -> str:

@@ -50,6 +50,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     binds: str | None = None
     limited_by: str | None = None  # the limit that is nearest to breaking, as the SLO writes it
     step_shares: dict[str, float] = msgspec.field(default_factory=dict)  # of a decode step
+    prefill_compute_share: float | None = None  # of a mean prompt's own step; the rest is reading
     notes: tuple[str, ...] = ()
     impossible: str | None = None
 
@@ -106,6 +107,7 @@ def answer(
         binds=binds,
         limited_by=limit,
         step_shares=shares,
+        prefill_compute_share=_prefill_compute_share(case, tuning),
         notes=_notes(case, profile, kind, most, shown, users_max),
     )
 
@@ -150,6 +152,21 @@ def _binds(
     else:
         why = f"{largest}, {shares[largest]:.0%} of a decode step"
     return shares, str(tightest), f"{tightest}: {why}"
+
+
+def _prefill_compute_share(case: Case, tuning: Tuning) -> float:
+    """Of the step that computes a prompt of mean length alone, what is not reading or host."""
+    tokens = round(case.lengths.prompt_tokens)
+    work = StepWork(
+        prefill_tokens=tokens,
+        prefill_pairs=tokens * (tokens + 1) / 2,
+        sampled=1,
+        prefill_sequences=1,
+    )
+    cost = case.place.coefficients(tuning)
+    parts = cost.parts(work)
+    compute_s = max(0.0, parts.linear_s - cost.read_s(tokens)) + parts.attention_s
+    return compute_s / parts.total_s
 
 
 def _notes(

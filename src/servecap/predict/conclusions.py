@@ -34,8 +34,8 @@ def _row(found: dict[int, Answer]) -> str:
     after = degrees[degrees.index(best) + 1]
     share = found[after].step_shares.get("interconnect", 0.0)
     return (
-        f"{where}: users per GPU {told}: more than TP{best} does not pay; at TP{after} the "
-        f"interconnect takes {share:.0%} of a decode step"
+        f"{where}: users per GPU {told}: more than TP{best} does not pay; at TP{after} it is "
+        f"limited by {found[after].binds}, and the interconnect takes {share:.0%} of a decode step"
     )
 
 
