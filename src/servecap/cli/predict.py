@@ -138,10 +138,13 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
     if table or (known and engine == "tgi"):
         return rules
     return msgspec.structs.replace(  # as `EngineSpec` has it: also in the matrix and the emulator
-        rules, max_running=256, memory_share=0.9, max_batch_prefill_tokens=4096,
-        max_waiting_tokens=20 if given["max_waiting_tokens"] is None
-        else given["max_waiting_tokens"],
-    )  # fmt: skip
+        rules,
+        max_running=256,
+        memory_share=0.9,
+        max_batch_prefill_tokens=4096,
+        reserve_share=1.0,
+        max_waiting_tokens=20 if rules.max_waiting_tokens is None else rules.max_waiting_tokens,
+    )
 
 
 def _table(path: Path) -> list[Cell]:

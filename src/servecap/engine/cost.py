@@ -109,7 +109,10 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How much of what the data sheets say is reached; a calibration may say otherwise.
 
     `gemm`, `link_latency` and `link_bus` are factors on what is known of the GPU and its fabric;
-    the shares are of the peak bandwidth or the peak flops.
+    the shares are of the peak bandwidth or the peak flops. With g query heads for each KV head,
+    decoding reads keys and values g^`kv_reread` times: 0 where a kernel serves the whole group at
+    once, up to 1 where each query head reads them anew, as the kernels of 2023 did (the cache
+    catches a part of it).
     """
 
     gemm: float = 1.0
@@ -118,6 +121,7 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attention_flops_share: float = ATTENTION_FLOPS_SHARE
     link_latency: float = 1.0
     link_bus: float = 1.0
+    kv_reread: float = 0.0
 
 
 DEFAULT_EFFICIENCY = Efficiency()
@@ -243,7 +247,9 @@ def _cached_token_s(model: ModelShape, gpu: Gpu, tp: int, efficiency: Efficiency
     The work matters for latent attention only: some 240 operations for each byte, as many as the
     GPU can do while it reads one.
     """
-    read_s = model.kv_bytes_per_layer(tp) / (gpu.bandwidth_bytes_per_s * efficiency.kv_read_share)
+    group = model.heads / model.kv_heads
+    read: float = model.kv_bytes_per_layer(tp) * group**efficiency.kv_reread
+    read_s = read / (gpu.bandwidth_bytes_per_s * efficiency.kv_read_share)
     if model.latent is None:
         return read_s
     flops = gpu.fp16_flops * efficiency.attention_flops_share * tp

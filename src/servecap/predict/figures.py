@@ -99,6 +99,10 @@ def _summary(
     if harness.queue is not None:
         chosen = ok
         span_s = float(np.nanmax(answers.end_s)) if ok.any() else np.nan
+    elif harness.cycles is not None:
+        chosen = ok
+        mean_s = float((answers.end_s - answers.planned_s)[ok].mean()) if ok.any() else np.nan
+        span_s = float(ok.sum()) * (mean_s + sum(harness.think_s) / 2) / users  # Little's law
     else:  # requests that end between two moments of the steady state
         begin_s, stop_s = answers.planned_s[before], answers.planned_s[count - 1]
         chosen = ok & (answers.end_s > begin_s) & (answers.end_s <= stop_s)

@@ -44,16 +44,22 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How the load test is done, and what is told to the server.
 
     `queue`: requests in all, all users starting at once, measured to the last end (the classic
-    stop rule). None: the steady state, of which `window` requests per user are looked at.
-    `reserve_tokens`: what a prefill-first server reserves for each answer; None: as much as the
-    answer needs in the end, as servers do that estimate it well. `prefix_tokens`: with which all
-    prompts begin, and which the server keeps. `instances`: equal servers behind one router.
+    stop rule). `cycles`: so many requests of each user, likewise; rates are those of Little's law,
+    without the tail at the end. Neither: the steady state, of which a window is looked at.
+    `start_s`: within which time the users of the first two start.
+    `reserve_tokens`: what a prefill-first server reserves for each answer; None: `reserve_share`
+    of the answer. A server that admits by the tokens that are there (LightLLM's token attention)
+    holds half of each answer on average. `prefix_tokens`: with which all prompts begin, and which
+    the server keeps. `instances`: equal servers behind one router.
     """
 
     engine: EngineKind = "vllm"
     queue: int | None = None
+    cycles: int | None = None
+    start_s: float = 0.0
     think_s: tuple[float, float] = (1.0, 3.0)
     reserve_tokens: int | None = None
+    reserve_share: float = 1.0
     max_waiting_tokens: int = 20
     waiting_served_ratio: float = 1.2
     max_batch_prefill_tokens: int = 4096
@@ -98,6 +104,8 @@ def requests_of(harness: Harness, users: int) -> tuple[int, int]:
     """How many requests a run has, and how many of them come before what is measured."""
     if harness.queue is not None:
         return harness.queue, 0
+    if harness.cycles is not None:
+        return users * harness.cycles, 0
     cycles = max(_WINDOW_CYCLES, math.ceil(_LEAST_REQUESTS / users))
     # As many again at the end keep the load up while the last of the window are served.
     return users * (_WARM_CYCLES + cycles + 1), users * _WARM_CYCLES
@@ -115,9 +123,13 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     limit = max(harness.reserve_tokens or _ANSWER_LIMIT_TOKENS, math.ceil(lengths.output_tokens))
     output = drawn(rng, lengths.output_tokens, lengths.output_spread, count, limit)
     cycle_s = sum(harness.think_s) / 2 + lengths.output_tokens * _RAMP_TOKEN_S
-    ramp_s = cycle_s if harness.queue is None else 0.0
+    steady = harness.queue is None and harness.cycles is None
+    ramp_s = cycle_s if steady else harness.start_s
     start_s = np.linspace(0.0, ramp_s, users, endpoint=False, dtype=np.float64)
-    reserve = output if harness.reserve_tokens is None else np.full(count, limit)
+    if harness.reserve_tokens is not None:
+        reserve = np.full(count, limit)
+    else:
+        reserve = np.ceil(output * harness.reserve_share).astype(np.int64)
     think_s = rng.uniform(*harness.think_s, count)
     shared = _shared(harness.prefix_tokens // BLOCK_TOKENS, count)
     return Traffic(start_s, prompt, output, reserve, think_s, shared)

@@ -80,6 +80,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 attention_flops_share=value["attention_flops_share"],
                 link_latency=value[f"link_latency_{fabric}"] * own_latency,
                 link_bus=value[f"link_bus_{fabric}"] * own_bus,
+                kv_reread=value["kv_reread"],
             ),
             host=HostCost(
                 step_s=value["host_step_s"],
@@ -128,6 +129,9 @@ def prior(engine: EngineKind) -> Profile:
             "host_sequence_s": _parameter(host.sequence_s, 0.8, 1e-7, 0.005),
             "layer_floor_s": _parameter(host.layer_floor_s, 0.4, 1e-6, 0.005),
             "prompt_s": _parameter(0.005 if engine == "tgi" else 0.0005, 1.0, 1e-5, 0.5),
+            "kv_reread": _parameter(0.5, 0.7, 0.01, 1.0)
+            if engine == "tgi"
+            else _parameter(0.05, 0.7, 0.01, 1.0),
             "kv_room": _parameter(1.0, 0.15, 0.5, 1.6),
         },
     )

@@ -36,9 +36,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """How rows were measured, as far as they do not say so themselves.
 
     `queue`: requests of the classic stop rule; 0: the steady state; None: 250 for rows that tell
-    their answers' tokens apart, and the steady state for others. So it was in the published
-    tables of this form: Little's law holds in the older rows, while in the newer ones the tail of
-    250 requests takes up to two thirds of the rate; these also waited for 8 tokens instead of 20.
+    their answers' tokens apart, and `cycles` requests of each user for others. So it was in the
+    published tables of this form: Little's law holds in the older rows, but their first tokens
+    took as long as a start of all users at once makes them; in the newer ones the tail of 250
+    requests takes up to two thirds of the rate; these also waited for 8 tokens instead of 20.
+    Neither table tells how many cycles there were, or how fast the users were started.
     """
 
     engine: EngineKind = "tgi"
@@ -46,8 +48,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     queue: int | None = None
     think_s: tuple[float, float] = (1.0, 3.0)
     max_waiting_tokens: int | None = None
+    cycles: int = 5
+    start_s: float = 1.0
     max_batch_prefill_tokens: int = 32768
     reserve_tokens: int | None = None
+    reserve_share: float = 0.5  # as LightLLM-like backends of that time
     max_running: int = 2000
     memory_share: float = 0.95
     prefix_tokens: int = 0
@@ -58,6 +63,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def harness(self, cell: Cell) -> Harness:
         newer = cell.avg_output_tokens is not None
+        told_little = self.engine == "tgi" and self.queue is None and not newer
         queue = self.queue if self.queue is not None else 250 if newer else 0
         waiting = self.max_waiting_tokens
         if waiting is None:
@@ -65,11 +71,14 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return Harness(
             engine=self.engine,
             queue=queue or None,
+            start_s=self.start_s,
+            cycles=self.cycles if told_little else None,
             think_s=self.think_s,
             max_waiting_tokens=waiting,
             max_batch_prefill_tokens=self.max_batch_prefill_tokens,
             step_tokens=8192 if self.engine == "sglang" else 2048,
             reserve_tokens=self.reserve_tokens,
+            reserve_share=self.reserve_share,
             max_running=self.max_running,
             memory_share=self.memory_share,
             prefix_tokens=self.prefix_tokens,
