@@ -76,15 +76,17 @@ def main() -> None:
         HEAD,
         "## The chat matrix (22 cells, TGI's router over an eager engine of 2023)",
         (Path(__file__).parent / "matrix.md").read_text().strip(),
-        "\n".join(table(matrix)),
+        "\n".join(table(matrix + score.at_a_limit(matrix))),
         coverage(matrix),
         "Capacities that are predicted worst, GPU+model cell left out:",
         "\n".join(worst(matrix, "left-out GPU+model cell")),
-        "## Concurrency rows on H100 (AIConfigurator's silicon data, 16-bit)",
-        "\n".join(table(with_all(score.h100()))),
+        "## Concurrency rows on H100 (AIConfigurator's silicon data)",
+        "\n".join(table(with_all(score.h100()) + score.h100_fp8())),
         "## Recorded vLLM 0.19 runs, replayed request by request",
         "The KV blocks of the RTX 4090 are known; for the RTX PRO 6000 the memory model's are "
-        "taken. Nothing is fitted. One row per quantile.",
+        "taken. Nothing is fitted. One row per quantile. Both runs are overloaded. Almost half of "
+        "the RTX PRO 6000's requests came before all 128 places were taken and waited for nothing, "
+        "so its median TTFT lies on the edge of the queue: 7% of TPOT are a quarter of the wait.",
         "\n".join(table(score.replays())),
         "## LMDeploy's request benchmark",
         "\n".join(table(score.lmdeploy())),

@@ -50,14 +50,14 @@ def _key(cell: Cell) -> tuple[str, str, int]:
     return cell.model, cell.gpu, cell.tp
 
 
-def h100(*, together: bool) -> list[tuple[str, Measured]]:
-    """Closed loops of fixed lengths without think time on H100s, 16-bit weights; by engine.
+def h100(*, together: bool, fp8: bool = False) -> list[tuple[str, Measured]]:
+    """Closed loops of fixed lengths without think time on H100s, 16-bit or fp8 weights; by engine.
 
     *together*: all users start at once, and with equal lengths stay in step; else spread.
     """
     found = []
     for r in _table("serving_concurrency_h100.csv"):
-        if r["precision"] or r["gemm_quant_mode"] or r["mode"] != "agg":
+        if (r["precision"] == "fp8") != fp8 or r["mode"] != "agg":
             continue
         users = int(r["batch_size"])
         harness = Harness(
@@ -73,7 +73,8 @@ def h100(*, together: bool) -> list[tuple[str, Measured]]:
             prompt_spread=0.0,
             output_spread=0.0,
         )
-        where = place(r["model_path"], "h100-sxm", int(r["tp_size"]))
+        weights = "fp8" if fp8 else None
+        where = place(r["model_path"], "h100-sxm", int(r["tp_size"]), weights=weights)
         row = Measured(
             case=Case(place=where, lengths=lengths, harness=harness),
             users=users,

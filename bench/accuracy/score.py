@@ -78,6 +78,21 @@ def matrix() -> list[Error]:
     ]
 
 
+def at_a_limit(found: list[Error]) -> list[Error]:
+    """The capacities whose rows stand at a limit (within a sixth) and keep both, as a regime."""
+    bounds = {"ttft_s": 3.2, "tpot_s": 0.11}
+    shares: dict[str, list[float]] = {}
+    for e in found:
+        if e.regime == "public specs only" and e.figure in bounds:
+            shares.setdefault(e.label, []).append(e.truth / bounds[e.figure])
+    kept = {label for label, s in shares.items() if 5 / 6 <= max(s) <= 1}
+    return [
+        msgspec.structs.replace(e, figure="max_users at a limit")
+        for e in found
+        if e.figure == "max_users" and e.label in kept
+    ]
+
+
 def h100() -> list[Error]:
     """The concurrency rows: as they are, and after a fit to a random 5% of each engine's.
 
@@ -98,6 +113,16 @@ def h100() -> list[Error]:
         how = "together" if best == 0 else "spread"
         regime = f"{backend}, fit to {len(sample)} of {count} rows; starts {how}"
         found += errors(rest, fits[best].profile, regime)
+    return found
+
+
+def h100_fp8() -> list[Error]:
+    """The concurrency rows with fp8 weights, as they are."""
+    found = []
+    for backend in ("trtllm", "vllm"):
+        rows = [row for b, row in data.h100(together=True, fp8=True) if b == backend]
+        start = profile.prior(rows[0].case.harness.engine)
+        found += errors(rows, start, f"{backend}, fp8, not calibrated")
     return found
 
 

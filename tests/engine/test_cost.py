@@ -12,6 +12,7 @@ from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
     AllReduce,
+    Efficiency,
     StepCoefficients,
     StepWork,
     roofline,
@@ -207,3 +208,16 @@ def test_latent_attention_decodes_as_much_by_computing_as_by_reading() -> None:
     assert cost.kv_token_s == pytest.approx(61 * math.hypot(read_s, compute_s))
     # Prompts are computed head by head: 192 for the score, 128 for the value.
     assert cost.pair_s == pytest.approx(61 * 2 * 128 * 320 / (device.fp16_flops * 0.5))
+
+
+def test_kernels_that_serve_each_query_head_alone_read_shared_heads_again() -> None:
+    once, again = (
+        roofline(model("llama2-70b"), gpu("a100-40gb"), 8, CUDA_GRAPHS, Efficiency(kv_reread=g))
+        for g in (0.0, 1.0)
+    )
+    assert again.kv_token_s == pytest.approx(8 * once.kv_token_s)  # 64 query heads on 8 KV heads
+    alone = model("llama-13b")  # as many KV heads as query heads: nothing to read again
+    assert (
+        roofline(alone, gpu("a30"), 2, CUDA_GRAPHS, Efficiency(kv_reread=1.0)).kv_token_s
+        == roofline(alone, gpu("a30"), 2, CUDA_GRAPHS, Efficiency()).kv_token_s
+    )

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servecap import slo as slos
+from servecap.cell import Cell
 from servecap.cli import cli
 from servecap.engine import fast
 from servecap.errors import UsageError
@@ -23,6 +24,7 @@ from servecap.predict.calibrate import Measured
 from servecap.predict.figures import Case, capacity, most
 from servecap.predict.harness import Harness, Lengths, traffic_of
 from servecap.predict.place import place
+from servecap.predict.rows import Rules
 
 pytestmark = pytest.mark.skipif(
     not fast.COMPILED, reason="numba is not installed: without it these take minutes"
@@ -263,3 +265,40 @@ def test_long_prompts_are_bound_by_compute_and_decode_by_bandwidth() -> None:
     assert long.prefill_compute_share is not None
     assert short.prefill_compute_share < 0.2 < long.prefill_compute_share < 1
     assert long.step_shares["matrices (compute)"] < 0.5
+
+
+def test_a_start_of_all_users_at_once_shows_in_the_first_tokens() -> None:
+    """100 prompts of 250 tokens take seconds to compute; the rate is that of Little's law."""
+    steady = case("v100", 4)
+    burst = msgspec.structs.replace(
+        steady, harness=msgspec.structs.replace(steady.harness, cycles=3)
+    )
+    tuning = TGI.tuning(steady.place.gpu)
+    calm, crowded = (c.figures(tuning, 100, seeds=4) for c in (steady, burst))
+    assert crowded.ttft_s > 1.3 * calm.ttft_s
+    assert crowded.requests_per_s * (crowded.e2e_s + 2.0) == pytest.approx(100, rel=1e-3)
+
+
+def test_a_server_that_admits_by_tokens_lets_more_users_in() -> None:
+    tight = case("a40", 1)
+    shared = msgspec.structs.replace(
+        tight, harness=msgspec.structs.replace(tight.harness, reserve_share=0.5)
+    )
+    tuning = TGI.tuning(tight.place.gpu)
+    whole, half = (c.figures(tuning, 90, seeds=2) for c in (tight, shared))
+    assert half.ttft_s < 0.8 * whole.ttft_s
+    assert half.requests_per_s > whole.requests_per_s
+
+
+def test_rows_are_read_as_their_columns_tell() -> None:
+    cell = Cell(model="llama-13b", gpu="a30", tp=2, scenario="chat", origin="measured",
+                provenance="made up", avg_context_tokens=460.0)  # fmt: skip
+    newer = msgspec.structs.replace(cell, avg_output_tokens=190.0)
+    rules = Rules(slo=SLO)
+    older_h, newer_h = rules.harness(cell), rules.harness(newer)
+    assert (older_h.queue, older_h.cycles, older_h.max_waiting_tokens) == (None, 5, 20)
+    assert (newer_h.queue, newer_h.cycles, newer_h.max_waiting_tokens) == (250, None, 8)
+    steady = msgspec.structs.replace(rules, queue=0).harness(cell)
+    assert (steady.queue, steady.cycles) == (None, None)
+    vllm = msgspec.structs.replace(rules, engine="vllm").harness(cell)
+    assert (vllm.queue, vllm.cycles) == (None, None)
