@@ -115,8 +115,12 @@ def test_rates_go_on_from_each_other(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_level_and_keeps_it(tmp_path: Path) -> None:
+    pressed: list[int] = []
+
     async def interrupted(call: Call) -> None:
-        if len(call.server.asked) == 50:
+        # Once: several calls may see that so many were asked, and a second Ctrl-C drops what it finds.
+        if len(call.server.asked) >= 36 and not pressed:
+            pressed.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         await call.answer(first_s=0.05)
 
