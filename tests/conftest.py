@@ -7,4 +7,4 @@ import os
 # As the command line does: threads of a linear algebra library would only fight over the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-pytest_plugins = ["llama_fixtures", "shell_fixture"]
+pytest_plugins = ["llama_fixtures", "shell_fixture", "vllm_fixtures"]

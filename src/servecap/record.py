@@ -113,7 +113,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `chunk_s[i]` is when the i-th chunk with output arrived and `chunk_tokens[i]` how many tokens
     it carried (a chunk is not a token); both are empty when the answer was not streamed.
-    `last_token_s` is for imported requests, of which only the first and the last output were timed.
+    `last_token_s` is there where the last chunk is not when the last token came: the answer ended
+    with a token without text, or it is an imported request with nothing timed in between.
     """
 
     request_id: int
@@ -176,7 +177,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         (last - first) / (tokens - tokens in the first chunk): with one token per chunk this is
         the usual (last - first) / (tokens - 1).
         """
-        last_s = self.chunk_s[-1] if len(self.chunk_s) > 1 else self.last_token_s
+        last_s = self.last_token_s
+        if last_s is None and len(self.chunk_s) > 1:
+            last_s = self.chunk_s[-1]
         if self.first_token_s is None or self.output_tokens is None or last_s is None:
             return None
         later = self.output_tokens - max(1, self.chunk_tokens[0] if self.chunk_tokens else 1)

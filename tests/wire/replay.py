@@ -100,6 +100,7 @@ def timeless(record: Record) -> Record:
         record,
         end_s=0.0,
         first_token_s=None if record.first_token_s is None else 0.0,
+        last_token_s=None if record.last_token_s is None else 0.0,
         chunk_s=Times([0.0] * len(record.chunk_s)),
     )
 

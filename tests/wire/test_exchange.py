@@ -67,6 +67,11 @@ def test_end_of_a_stream_cut_twice_ends_it_without_a_close(path: Path) -> None:
         ("llamacpp-chat-whole", Outcome.OK, 0, 24, 5, "length"),
         ("llamacpp-bytes-chat", Outcome.OK, None, 24, 12, "length"),
         ("vllm-like-chat", Outcome.OK, 4, 11, 9, "length"),
+        ("vllm-chat-coalesced", Outcome.OK, 4, 88, 12, "length"),
+        ("vllm-chat-usage-in-every-chunk", Outcome.OK, 5, 88, 5, "length"),
+        ("vllm-chat-logprobs", Outcome.OK, 3, 88, 3, "length"),
+        ("vllm-chat-whole", Outcome.OK, 0, 88, 5, "length"),
+        ("vllm-completions", Outcome.OK, 3, 6, 5, "length"),
         ("sglang-like-chat", Outcome.OK, 3, 8, 4, "stop"),
         ("tgi-generate", Outcome.OK, 7, 13, 7, "eos_token"),
         ("ollama-chat", Outcome.OK, 5, 29, 6, "stop"),
@@ -105,6 +110,52 @@ def test_cached_tokens_and_own_timings_are_kept() -> None:
     decode_s = llama.server.inference_s - llama.server.prefill_s
     assert llama.server.tpot_s == pytest.approx(decode_s / 4)
     assert llama.server.ttft_s is None, "llama.cpp does not tell how long a request queued"
+
+
+def test_busy_vllm_is_an_error_whether_told_by_status_or_in_the_stream() -> None:
+    by_status = played((STREAMS / "vllm-busy.http").read_bytes(), CHAT)
+    in_stream = played((STREAMS / "vllm-busy-in-stream.http").read_bytes(), CHAT)
+    assert (by_status.outcome, by_status.status) == (Outcome.HTTP_ERROR, 503)
+    assert (in_stream.outcome, in_stream.status) == (Outcome.HTTP_ERROR, 200)
+    assert by_status.error is not None
+    assert in_stream.error == f"503: {by_status.error}"
+
+
+def test_answer_that_vllm_gave_up_when_it_was_stopped_is_an_error() -> None:
+    record = played((STREAMS / "vllm-stopped-in-stream.http").read_bytes(), CHAT)
+    assert record.outcome is Outcome.HTTP_ERROR
+    assert record.chunk_s, "it had begun"
+    assert record.error is not None
+    assert record.error.startswith("500: EngineCore")
+
+
+def test_logprobs_and_usage_in_every_chunk_tell_the_tokens_of_each() -> None:
+    for name, tokens in (("usage-in-every-chunk", 5), ("logprobs", 3)):
+        record = played((STREAMS / f"vllm-chat-{name}.http").read_bytes(), CHAT)
+        assert same_chunks(record, [1] * tokens)
+    joined = played((STREAMS / "vllm-chat-coalesced.http").read_bytes(), CHAT)
+    assert len(joined.chunk_s) == 4
+    assert not joined.chunk_tokens, "12 tokens in 4 chunks: which of them had more is not known"
+
+
+def test_tokens_without_text_are_part_of_the_decode_time() -> None:
+    """vLLM's last two of five tokens were bytes of a character that was never finished."""
+    data = (STREAMS / "vllm-completions.http").read_bytes()
+    *events, rest = data.split(b"\n\n")
+    parts = [event + b"\n\n" for event in events]
+    record = Played(OpenAi(chat=False)).push([*parts, rest]).record
+    assert list(record.chunk_s) == [2.0, 3.0, 4.0]
+    assert record.last_token_s == 6.0
+    assert record.tpot_s == 1.0
+
+
+def test_end_mark_that_the_model_said_is_its_last_token() -> None:
+    head, _, _ = response(b"").partition(b"\r\n\r\n")
+    silent = b'data: {"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}\n\n'
+    for end, last_s in ((silent, 5.0), (STOP, None)):
+        parts = [head + b"\r\n\r\n" + chunk(HELLO), chunk(HELLO), chunk(end), chunk(USAGE)]
+        record = Played(CHAT).push([*parts, chunk(DONE)], at_s=[2.0, 3.0, 5.0, 6.0, 7.0]).close()
+        assert record.record.last_token_s == last_s
 
 
 def test_role_chunk_starts_no_clock() -> None:

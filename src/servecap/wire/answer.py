@@ -33,6 +33,7 @@ class Answer:
         "error_status",
         "finish_reason",
         "keep_text",
+        "last_token_s",
         "output_tokens",
         "prompt_tokens",
         "same",
@@ -50,6 +51,7 @@ class Answer:
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.finish_reason: str | None = None
+        self.last_token_s: float | None = None  # where it is later than the last output
         self.timings: ServerTimings | None = None
         self.done = False  # the dialect's own end mark was seen
         self.error: str | None = None

@@ -254,6 +254,7 @@ class Exchange:
             end_s=at_s,
             outcome=outcome,
             first_token_s=chunks[0] if chunks else None,
+            last_token_s=answer.last_token_s if chunks else None,
             chunk_s=chunks,
             chunk_tokens=per_chunk if known else Counts(),
             prompt_tokens=prompt,

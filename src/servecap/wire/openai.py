@@ -132,6 +132,8 @@ class OpenAi:
                 _count_tokens(answer, choice, chunk.usage)
             if choice.finish_reason is not None:
                 answer.finish_reason = reason(choice.finish_reason)
+                if _is_silent(choice):
+                    answer.last_token_s = at_s
         _take_totals(answer, chunk)
         chunks = len(answer.chunk_s)
         if chunks < _LIKE_FROM or answer.keep_text:
@@ -170,6 +172,12 @@ def _carries_output(choice: _Choice, answer: Answer) -> bool:
         return True
     delta = choice.delta or choice.message
     return delta is not None and bytes(delta.tool_calls) not in (b"", b"null", b"[]")
+
+
+def _is_silent(choice: _Choice) -> bool:
+    """Whether the chunk brings a token without text: vLLM's for an end mark that the model said, or
+    for the first bytes of a character that was never finished. The server counts those, too."""
+    return (choice.delta.content if choice.delta is not None else choice.text) == ""
 
 
 def _count_tokens(answer: Answer, choice: _Choice, usage: _Usage | None) -> None:
