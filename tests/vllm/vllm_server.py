@@ -75,13 +75,15 @@ def build_model(folder: Path) -> Path:
     text: the client stamps texts, vLLM's histograms tokens.
     """
     import numpy as np
+    import numpy.typing as npt
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
 
-    def noise(rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        return random.standard_normal((rows, columns), dtype=np.float32) * columns**-0.5
+    def noise(rows: int, columns: int) -> npt.NDArray[np.float32]:
+        scale = np.float32(columns**-0.5)  # keeps the size of what passes through
+        return (random.standard_normal((rows, columns), dtype=np.float32) * scale).astype("f4")
 
     ones = np.ones(HIDDEN, dtype=np.float32)
     head = noise(VOCABULARY, HIDDEN)
