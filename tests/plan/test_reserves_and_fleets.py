@@ -146,11 +146,13 @@ def test_the_outlook_says_what_would_change() -> None:
     slow = cell("A100", 8, 500, ttft_s=2.9)
     found = asked([*CELLS, slow], Demand(900), Supply(prices=PRICES)).outlook
     assert found is not None
-    more, tight, loose = found.what_if
+    more, tight, loose, half = found.what_if
     assert (more.nodes, more.same_choice) == (3, True)
     assert (tight.same_choice, tight.usd_per_h) == (False, 32.0)
     assert "A100 as 2 x TP4" in tight.answer
     assert loose.same_choice
+    assert half.nodes is None
+    assert half.answer.startswith("not known: ")
 
 
 def test_break_even_prices_are_where_the_costs_meet() -> None:

@@ -20,10 +20,12 @@ from servecap.plan.answer import (
     WhatIf,
 )
 from servecap.plan.choice import gpu_label, name_of
+from servecap.plan.halved import halved
 from servecap.plan.sizing import nodes_needed, plan
 from servecap.slo import Slo
 
 MORE_USERS = 1.2
+HALF = "half the context (prompts and answers half as long, by the engine model)"
 TIGHTER, LOOSER = 2 / 3, 1.1  # of every limit on time: 3 s becomes 2 s or 3.3 s
 _UNMEASURED_SHARE = 0.2  # how far a prediction, or a search cut short, is varied
 _MOST_STEPS = 20_000  # users at which the cheapest type is looked up for break-even points
@@ -51,6 +53,7 @@ def with_outlook(
         what_if += _compared(
             found, told, _again(found, cells, other_slo, models, times=users_times)
         )
+    what_if += [_half(found, model, cells, slo, models) for model in found.models if model.gpus]
     return msgspec.structs.replace(
         found,
         outlook=Outlook(
@@ -59,6 +62,25 @@ def with_outlook(
             worth_measuring=tuple(_worth(found, cells, slo, models)),
         ),
     )
+
+
+def _half(
+    found: Plan, model: ModelPlan, cells: Sequence[Cell], slo: Slo, models: Sequence[str]
+) -> WhatIf:
+    """What half the context would change; or why that is not known."""
+    try:
+        halves = halved(model, cells, found.scenario, slo)
+    except UsageError as error:
+        why = f"not known: {error}"
+    else:
+        after = _again(found, halves, slo, models)
+        if after is not None:
+            return _what_if(model, HALF, next(m for m in after.models if m.model == model.model))
+        why = "not known"
+    return WhatIf(
+        change=HALF, model=model.model, answer=why, nodes=None, gpus=None, usd_per_h=None,
+        same_choice=False,
+    )  # fmt: skip
 
 
 def scaled(slo: Slo, factor: float) -> Slo:
