@@ -25,7 +25,19 @@ FUNCTION_LINES_MAX = 60
 # Modules below `servecap`; a package stands for all that is in it, unless that is named itself.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"", "errors", "record", "slo", "scenario", "schedule", "stats", "rand", "run", "cell"}
+        {
+            "",
+            "errors",
+            "record",
+            "sample",
+            "slo",
+            "scenario",
+            "schedule",
+            "stats",
+            "rand",
+            "run",
+            "cell",
+        }
     ),
     frozenset(
         {
@@ -44,6 +56,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "gate",
             "kept",
             "stability",
+            "surroundings",
         }
     ),
     frozenset({"load"}),

@@ -14,12 +14,14 @@ from servecap.engine.gpu_file import GpuFile
 from servecap.metrics import Summary
 from servecap.record import Counts, Record, Times
 from servecap.run import Header
+from servecap.sample import Sample
 from servecap.search import SearchResult
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schema"
 TYPES: dict[str, tuple[Any, str]] = {
     "run": (Header, "run.json: all that is known of a run but its records"),
     "record": (Record, "records.jsonl: one line for each request that ended"),
+    "telemetry": (Sample, "telemetry.jsonl: one line for each look at what is around a run"),
     "summary": (Summary, "summary.json: every figure of a run"),
     "search": (SearchResult, "search.json: what find found"),
     "cell": (Cell, "one cell of a matrix"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from servecap import stats
+from servecap import sample, stats
 from servecap.record import Outcome, Record, Times, error_kind
 from servecap.run import STALL_S, Header, Run, Slice
 from servecap.scenario import Scenario
@@ -139,11 +140,12 @@ class Kept:
         return self._records, self._dropped_s
 
     def run(self, header: Header, path: str) -> Run:
-        """The run with these records."""
+        """The run with these records, and what was seen around it by now."""
         return Run(
             header=header,
             records=list(self._records),
             path=path,
             slices=() if self._slicer is None else self._slicer.slices(header.load_end_s or 0.0),
+            telemetry=sample.read(Path(path)),
             dropped=self._dropped,
         )

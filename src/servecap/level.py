@@ -20,6 +20,7 @@ from servecap.store import RunWriter
 
 if TYPE_CHECKING:
     from servecap.preflight import Prepared
+    from servecap.telemetry import Sampler
 
 
 def header_of(scenario: Scenario, prepared: Prepared, workload_note: str) -> Header:
@@ -44,7 +45,13 @@ class Level:
     below 0.
     """
 
-    def __init__(self, header: Header, out: Path, ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        header: Header,
+        out: Path,
+        ended: asyncio.Future[None],
+        sampler: Sampler | None = None,
+    ) -> None:
         """
         Raises:
             UsageError: *out* cannot be written.
@@ -60,6 +67,10 @@ class Level:
         self._header = header
         self._out = out
         self._writer = RunWriter(out, header)
+        self._sampler = sampler
+        if sampler is not None:
+            stop = header.scenario.stop
+            sampler.into(out, stop.duration_s or stop.max_duration_s)
         self._enough = steady.Enough(header.scenario)
         self.kept = Kept(header.scenario)
 
@@ -102,6 +113,7 @@ class Level:
             health=self.health,
             notes=(*self._header.notes, *self.notes),
         )
+        self._look_no_more()
         try:
             self._writer.close(header)
         except OSError as error:
@@ -112,8 +124,13 @@ class Level:
 
     def broken(self) -> None:
         """The program ends in the middle of it: what was measured is marked as a part."""
+        self._look_no_more()
         with contextlib.suppress(OSError):
             self._writer.close(msgspec.structs.replace(self._header, status=Status.PARTIAL))
+
+    def _look_no_more(self) -> None:
+        if self._sampler is not None:
+            self._sampler.rest()
 
 
 def shifted(record: Record, zero_s: float) -> Record:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -25,6 +25,9 @@ from servecap.preflight import Prepared
 from servecap.record import Request
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario, Timeouts
+
+if TYPE_CHECKING:
+    from servecap.telemetry import Sampler
 
 
 class Living:
@@ -44,12 +47,14 @@ class Living:
         response_guess_s: float,
         workload_note: str = "",
         count_tokens: Callable[[str], int] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._prepared = prepared
         self._setup = setup_of(prepared, timeouts, count_tokens)
         self._requests = requests
         self._response_guess_s = response_guess_s
         self._workload_note = workload_note
+        self._sampler = sampler
         self._driver: Driver | None = None
         self._load: ClosedLoop | OpenLoop | None = None  # that goes on
         self._starts = 0
@@ -114,7 +119,8 @@ class Living:
             self._load = None
         asked = gone_on(scenario, self._load)
         header = header_of(asked, self._prepared, self._workload_note)
-        level = Level(header, out, asyncio.get_running_loop().create_future())
+        ended = asyncio.get_running_loop().create_future()
+        level = Level(header, out, ended, self._sampler)
         self._driver.on_progress = on_progress
         try:
             await self._driver.through(level)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,9 @@ from servecap.wire.clock import Clock
 from servecap.wire.poller import Alarm
 from servecap.worker import Setup
 from servecap.workers import Workers, forked
+
+if TYPE_CHECKING:
+    from servecap.telemetry import Sampler
 
 _T = TypeVar("_T")
 
@@ -83,12 +86,13 @@ def measure(
     on_progress: OnProgress | None = None,
     workers: int | None = 1,
     ray: str | None = None,
+    sampler: Sampler | None = None,
 ) -> Run:
     """The run that the scenario asks for, stored in *out* record by record.
 
     Ctrl-C ends it early; what was measured is kept and the run is marked interrupted. With more
     than one of *workers* the load comes from so many processes of their own; with the address of
-    a *ray* cluster from its nodes (None: one process on each).
+    a *ray* cluster from its nodes (None: one process on each). The *sampler* looks around.
 
     Raises:
         UsageError: *out* cannot be written, or there are more users than sockets to be had.
@@ -101,7 +105,7 @@ def measure(
     made: list[Level] = []
 
     async def drive(crew: Workers | None) -> None:
-        made.append(Level(header, out, asyncio.get_running_loop().create_future()))
+        made.append(Level(header, out, asyncio.get_running_loop().create_future(), sampler))
         driver = Driver(setup, crew, feed, on_progress, users=scenario.users)
         await driver.alone(made[0])
 

@@ -78,7 +78,7 @@ class Burst(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
-    """How the figures moved. `drifts` keys: ttft, tpot, tps (by the client's clock)."""
+    """How the figures moved. `drifts` keys: ttft, tpot, tps, server_rss."""
 
     start_s: float
     end_s: float
@@ -89,6 +89,42 @@ class Stability(msgspec.Struct, frozen=True, kw_only=True):
     gap_max_s: float | None
     bursts: tuple[Burst, ...]
     slices: tuple[Slice, ...]
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A figure of the surroundings in the window: of a gauge its course, of a counter its sum."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    first: float | None = None
+    last: float | None = None
+    total: float | None = None
+    per_s: float | None = None
+
+
+class ServerSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A latency by the server's own histogram; its p95 lies between two of its bounds."""
+
+    count: int
+    mean_s: float
+    p95_low_s: float
+    p95_high_s: float | None  # None: above the last bound
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen around the run, in its window.
+
+    `readings` keys: source.figure, such as server.kv_used_share, gpu.power_w, client.cpu_share.
+    `server` keys: ttft, tpot, gap, e2e, queue. `missing`: why a source told nothing.
+    """
+
+    readings: dict[str, Reading]
+    server: dict[str, ServerSeen]
+    looks: int  # at the server's metrics
+    unanswered: int
+    slowest_s: float | None
+    missing: dict[str, str]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +162,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[PartFigures, ...] = ()  # of a mix
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     stability: Stability | None = None  # None: too few requests to tell
+    telemetry: Telemetry | None = None  # None: nothing was looked at
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     format: int = SUMMARY_FORMAT

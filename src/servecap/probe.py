@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
+from servecap.errors import UsageError
 from servecap.living import Living
 from servecap.measure import OnProgress, measure, run_async
 from servecap.preflight import Prepared, prepare
 from servecap.run import Run
 from servecap.scenario import Scenario, Timeouts, WorkloadSpec
-from servecap.wire.endpoint import Security, resolve
+from servecap.wire.endpoint import Endpoint, Security, resolve
 from servecap.workers import wanted
 from servecap.workload import source, tokens
+
+if TYPE_CHECKING:
+    from servecap.telemetry import Sampler
 
 _NATURAL_TOKENS = 200  # assumed for the ramp only, where an answer's length is the model's choice
 
@@ -36,6 +43,14 @@ class TargetSpec(msgspec.Struct, frozen=True, kw_only=True):
     proxy: str | None = None
 
 
+class Around(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user says of the surroundings to look at."""
+
+    metrics_url: str | None = None  # None: the server's own /metrics
+    dcgm_url: str | None = None  # None: the GPUs of this machine, where the server runs on it
+    node_url: str | None = None
+
+
 class Bench:
     """A prepared server, a loaded workload, and where runs are kept."""
 
@@ -46,7 +61,9 @@ class Bench:
         tokenizer: str | None,
         workers: int | None = None,
         ray: str | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
+        self.sampler = sampler
         self.prepared = prepared
         self.workload = workload
         self._tokenizer = tokenizer
@@ -70,6 +87,7 @@ class Bench:
             on_progress=on_progress,
             workers=self._workers if self._ray else self._workers or wanted(scenario),
             ray=self._ray,
+            sampler=self.sampler,
         )
 
     @contextmanager
@@ -85,6 +103,7 @@ class Bench:
             response_guess_s=self._response_guess_s(),
             workload_note=self.workload.note,
             count_tokens=self._counter(),
+            sampler=self.sampler,
         )
 
         def level(scenario: Scenario, out: Path, on_progress: OnProgress | None) -> Run:
@@ -95,6 +114,11 @@ class Bench:
 
         with living:
             yield level
+
+    def close(self) -> None:
+        """Look at the surroundings no more."""
+        if self.sampler is not None:
+            self.sampler.close()
 
     def _response_guess_s(self) -> float:
         return self.prepared.response_guess_s(self._output_tokens())
@@ -115,6 +139,7 @@ def open_bench(
     *,
     workers: int | None = None,
     ray: str | None = None,
+    around: Around | None = None,
 ) -> Bench:
     """The workload loaded, and the server found to answer one request.
 
@@ -140,4 +165,54 @@ def open_bench(
             timeouts=timeouts,
         )
     )
-    return Bench(prepared, loaded, workload.tokenizer, workers, ray)
+    sampler = None if around is None else _sampler(target, endpoint, around)
+    return Bench(prepared, loaded, workload.tokenizer, workers, ray, sampler)
+
+
+def _sampler(target: TargetSpec, endpoint: Endpoint, around: Around) -> Sampler:
+    """What looks at the surroundings, ready to begin; it ends with this process."""
+    from servecap.telemetry import Sampler
+    from servecap.telemetry.sampler import Watch
+    from servecap.telemetry.sources import Exporter
+
+    own = None if target.url.startswith("unix:") else _metrics_url(target.url)
+    exporters: list[Exporter] = []
+    for name, url in (
+        ("server", around.metrics_url or own),
+        ("gpu", around.dcgm_url),
+        ("node", around.node_url),
+    ):
+        if url is None:
+            continue
+        # The key is the server's: it goes nowhere else.
+        same = own is not None and urlsplit(url)[:2] == urlsplit(own)[:2]
+        exporters.append(
+            Exporter(
+                source=name,  # type: ignore[arg-type]
+                url=_page_url(url),
+                headers=endpoint.headers if same else {},
+                insecure=target.security.insecure,
+                ca_file=target.security.ca_file,
+                proxy=target.proxy if same else None,
+            )
+        )
+    local = around.dcgm_url is None and endpoint.local
+    sampler = Sampler(Watch(exporters=tuple(exporters), pid=os.getpid(), gpus=local))
+    sampler.start()
+    return sampler
+
+
+def _metrics_url(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v1") + "/metrics"
+
+
+def _page_url(url: str) -> str:
+    """The page of an exporter; /metrics where only its host was given.
+
+    Raises:
+        UsageError: it is no URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise UsageError(f"metrics URL {parts.hostname or url!r} must look like http://host:port")
+    return url if parts.path not in ("", "/") else f"{url.rstrip('/')}/metrics"

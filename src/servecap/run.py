@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from servecap.record import Record
+from servecap.sample import Sample
 from servecap.scenario import Scenario, Target
 
 Source = Literal["measured", "simulated", "imported"]  # imported: measured by another tool
@@ -100,6 +101,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     records: list[Record]
     path: str | None = None  # the folder it is stored in
     slices: tuple[Slice, ...] = ()  # of a soak
+    telemetry: tuple[Sample, ...] = ()
     dropped: int = 0  # earlier records of a soak that are on disk only
 
     @property

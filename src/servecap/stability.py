@@ -12,6 +12,7 @@ from servecap.kept import Slicer
 from servecap.metrics import Burst, Drift, Stability, Window
 from servecap.record import Record
 from servecap.run import Run, Slice
+from servecap.sample import Sample
 from servecap.steady import counted
 
 MOST_SLICES = 24  # of a run that is no soak
@@ -40,12 +41,27 @@ def stability(run: Run, window: Window) -> Stability | None:
             name: found
             for name, read in _COURSES.items()
             if (found := drift_of([(_middle_s(s), read(s)) for s in slices])) is not None
-        },
+        }
+        | _memory(run.telemetry, slices[0].start_s, slices[-1].end_s),
         stalled=sum(s.stalled for s in slices),
         gap_max_s=max((s.gap_max_s for s in slices if s.gap_max_s is not None), default=None),
         bursts=bursts(slices),
         slices=tuple(slices),
     )
+
+
+def _memory(samples: Sequence[Sample], start_s: float, end_s: float) -> dict[str, Drift]:
+    """The growth of the server's memory, where its metrics tell it."""
+    course = [
+        (s.at_s, s.values["rss_bytes"])
+        for s in samples
+        if s.source == "server" and "rss_bytes" in s.values and start_s <= s.at_s <= end_s
+    ]
+    if len(course) < LEAST_SLICES:
+        return {}
+    bins = np.array_split(np.array(course), min(MOST_SLICES, len(course)))
+    found = drift_of([(float(b[:, 0].mean()), float(b[:, 1].mean())) for b in bins])
+    return {} if found is None else {"server_rss": found}
 
 
 def _slices(records: Sequence[Record], window: Window) -> tuple[Slice, ...]:

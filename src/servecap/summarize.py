@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from servecap import audit, schedule, stability, stats, steady, verdict
+from servecap import audit, schedule, stability, stats, steady, surroundings, verdict
 from servecap.metrics import LimitCheck, PartFigures, Stability, Summary, Verdict, Window
 from servecap.record import Outcome, Record, error_kind
 from servecap.run import Run
@@ -59,6 +59,7 @@ def summarize(run: Run) -> Summary:
         checks=checks,
         verdict=_verdict(checks, scenario.slo, *_held_against(run, course, len(inside), failed)),
         stability=course,
+        telemetry=surroundings.telemetry(run.telemetry, window),
         scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
         achieved_rps=_rate_rps((r.sent_s for r in came if not r.turned_away), scenario, window),
         rate_of="sessions" if of_sessions else "requests",
@@ -66,7 +67,8 @@ def summarize(run: Run) -> Summary:
         not_sent=sum(r.turned_away for r in records),
     )
     reasons, warnings = audit.audit(run, partial, inside)
-    return _with_audit(partial, reasons, warnings)
+    more_reasons, more_warnings = surroundings.judged(run, partial)
+    return _with_audit(partial, [*reasons, *more_reasons], [*warnings, *more_warnings])
 
 
 def _parts(inside: Sequence[Record], scenario: Scenario, span_s: float) -> tuple[PartFigures, ...]:

@@ -22,7 +22,8 @@ from servecap.record import TokenSource
 from servecap.report import canvas, html, language, parts
 from servecap.report.language import parse, say
 from servecap.report.table import Table, text_column
-from servecap.run import LoadNode, Run, Status
+from servecap.run import LoadNode, Run, Slice, Status
+from servecap.sample import Histogram, Sample, Source
 from servecap.scenario import (
     ClosedLoop,
     Exponential,
@@ -73,6 +74,58 @@ def runs() -> Iterator[Run]:
         yield play(load=load, end_s=25)
     yield from clustered(play(end_s=25))
     yield mixed(play(end_s=30))
+    yield from watched(play(end_s=30))
+
+
+def watched(run: Run) -> Iterator[Run]:
+    """The run as if much had been seen around it; as the end of a soak, with a burst of errors."""
+    for low, kv, error, ttft_s in ((0, 0.99, "HTTP 404", 9.0), (0, 0.5, None, 0.001)):
+        samples = []
+        for at in range(31):
+            counts = (low, at, 40 * at)
+            server = {"running": at, "waiting": 2, "kv_used_share": kv,
+                      "preemptions": at * kv // 0.9,
+                      "prefix_hit_tokens": at, "prefix_asked_tokens": 2 * at, "rss_bytes": at + 9e9,
+                      "prompt_tokens": at, "output_tokens": at}  # fmt: skip
+            gpu = {"util_share": 1, "memory_used_bytes": 2e9, "power_w": 300, "sm_clock_hz": 1e9,
+                   "temperature_c": 80, "throttled_share": 0.5}  # fmt: skip
+            bytes_ = dict.fromkeys(
+                ("disk_read_bytes", "disk_written_bytes", "received_bytes", "sent_bytes"), at * 1e8
+            )
+            node = {"idle_s": at, "cpu_s": 4 * at, "memory_free_bytes": 2e9}
+            client = {"cpu_share": 0.99, "memory_used_share": 0.5, "load_rss_bytes": 1e9}
+            sources: tuple[tuple[Source, dict[str, float]], ...] = (
+                ("server", server), ("gpu", gpu), ("node", node | bytes_),
+                ("client", client | bytes_),
+            )  # fmt: skip
+            samples += [
+                Sample(
+                    at_s=float(at),
+                    source=source,
+                    took_s=2.0,
+                    values=values,
+                    histograms={
+                        name: Histogram((0.1, 1.0), counts, ttft_s * counts[-1])
+                        for name in ("ttft", "tpot", "gap", "e2e", "queue")
+                    }
+                    if source == "server"
+                    else {},
+                )
+                for source, values in sources
+            ]
+        if error is not None:
+            missing: tuple[Source, ...] = ("server", "gpu", "node")
+            samples += [
+                Sample(at_s=31.0, source=source, took_s=1.0, error=error, over=True)
+                for source in missing
+            ]
+        slices = tuple(
+            Slice(start_s=i, end_s=i + 1, requests=40, failed=30 * (i == 5), ttft_mean_s=99.0)
+            for i in range(30)
+        )
+        yield msgspec.structs.replace(
+            run, telemetry=tuple(samples), slices=slices, dropped=1234 if error else 0
+        )
 
 
 def mixed(run: Run) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ _START = 8  # users, where nothing is known of the server
     },
 )
 @options.target_options
+@options.telemetry_options
 @click.option(
     "--start",
     type=int,
@@ -104,19 +106,21 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
         scenario.timeouts,
         workers=given["workers"],
         ray=given["ray"],
+        around=options.around(given),
     )
-    result, runs = search_with(
-        bench,
-        scenario,
-        out,
-        start=first if given["start"] is not None else _expected(given, bench, scenario),
-        max_users=given["max_users"],
-        precision=share(given["precision"]),
-        confidence=share(given["confidence"], "--confidence"),
-        budget_s=None if given["budget"] is None else duration(given["budget"]),
-        quiet=given["quiet"],
-        keep_partial=True,
-    )
+    with contextlib.closing(bench):
+        result, runs = search_with(
+            bench,
+            scenario,
+            out,
+            start=first if given["start"] is not None else _expected(given, bench, scenario),
+            max_users=given["max_users"],
+            precision=share(given["precision"]),
+            confidence=share(given["confidence"], "--confidence"),
+            budget_s=None if given["budget"] is None else duration(given["budget"]),
+            quiet=given["quiet"],
+            keep_partial=True,
+        )
     with output.writing(out):
         write_json(out / SEARCH, result)
         html.write_html(out / "report.html", runs=runs, search=result, lang=given["lang"])

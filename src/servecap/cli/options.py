@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -21,6 +21,9 @@ from servecap.scenario import (
     Timeouts,
     WorkloadSpec,
 )
+
+if TYPE_CHECKING:
+    from servecap.probe import Around
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +101,25 @@ target_options = _stack(
         help="Make the load on the nodes of the Ray cluster there (auto: the one this machine is"
         " in), --workers processes in all.  [default of those: one a node]",
     ),
+)
+
+telemetry_options = _stack(
+    click.option(
+        "--telemetry/--no-telemetry",
+        default=True,
+        help="Look at the server's metrics, GPUs and machines beside the run.  [default: on]",
+    ),
+    click.option(
+        "--metrics-url",
+        metavar="URL",
+        help="The server's Prometheus page.  [default: /metrics at --url]",
+    ),
+    click.option(
+        "--dcgm-exporter",
+        metavar="URL",
+        help="GPU figures of a DCGM exporter.  [default: NVML, if the server is here]",
+    ),
+    click.option("--node-exporter", metavar="URL", help="Figures of the server's machine."),
 )
 
 workload_options = _stack(
@@ -226,6 +248,27 @@ def _trace_spec(options: dict[str, Any]) -> WorkloadSpec:
             time_scale=base.time_scale if options["time_scale"] is None else options["time_scale"],
             rate_scale=base.rate_scale if options["rate_scale"] is None else options["rate_scale"],
         ),
+    )
+
+
+def around(options: dict[str, Any]) -> Around | None:
+    """What to look at beside a run; None: at nothing.
+
+    Raises:
+        UsageError: a page was named, and nothing shall be looked at.
+    """
+    from servecap.probe import Around
+
+    names = ("metrics_url", "dcgm_exporter", "node_exporter")
+    if not options["telemetry"]:
+        given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
+        if given:
+            raise UsageError(f"--no-telemetry and {given[0]} contradict each other: give one")
+        return None
+    return Around(
+        metrics_url=options["metrics_url"],
+        dcgm_url=options["dcgm_exporter"],
+        node_url=options["node_exporter"],
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     },
 )
 @options.target_options
+@options.telemetry_options
 @click.option("--users", type=int, help="Users of the closed loop.  [default: 16]")
 @shapes.options
 @click.option("--queue", type=click.IntRange(1), help="Classic rule: so many requests in all.")
@@ -87,6 +88,7 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
         scenario.timeouts,
         workers=given["workers"],
         ray=given["ray"],
+        around=options.around(given),
     )
     quiet = given["quiet"]
     scenario = _with_rate(scenario, bench.workload.player, quiet)
@@ -99,6 +101,7 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
         run = bench.run(scenario, out, display)
     finally:
         display.close()
+        bench.close()
     summary = summarize.summarize(run)
     keep(run, summary, out, lang=given["lang"])
     return run, summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servecap.metrics import Summary
 from servecap.report.canvas import Chart
+from servecap.report.chart_around import around_chart
 from servecap.report.chart_data import data
 from servecap.report.chart_latency import ecdf_chart, latency_chart
 from servecap.report.chart_lengths import length_charts
@@ -26,6 +27,7 @@ def run_charts(run: Run, summary: Summary, name: str = "run") -> list[Chart]:
         load_chart(told, name),
         gantt_chart(told, name),
         error_chart(told, name),
+        around_chart(told, name),
         *length_charts(told, name),
     ]
     return [chart for chart in charts if chart is not None]

@@ -13,6 +13,7 @@ from servecap.report import units, words
 from servecap.report.parts import part_tables
 from servecap.report.stability_text import stability_table
 from servecap.report.table import Column, Table, text_column
+from servecap.report.telemetry_text import telemetry_tables
 from servecap.run import LoadNode, Run
 from servecap.stats import Distribution
 
@@ -37,6 +38,7 @@ def tables(run: Run, summary: Summary) -> list[Table]:
         window_table(run, summary),
         *([] if course is None else [course]),
         client_table(run, summary),
+        *telemetry_tables(summary),
         test_table(run),
     ]
 

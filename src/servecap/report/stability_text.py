@@ -7,7 +7,7 @@ from servecap.report import units
 from servecap.report.table import Table, text_column
 from servecap.run import STALL_S
 
-_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "tps": "TPS"}
+_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "tps": "TPS", "server_rss": "the server's memory"}
 
 
 def stability_table(summary: Summary) -> Table | None:

@@ -32,6 +32,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Address, ...]
     headers: dict[str, str]
 
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, as far as the address tells."""
+        first = self.addresses[0]
+        if first.family == socket.AF_UNIX:
+            return True
+        return str(first.sockaddr[0]).startswith(("127.", "::1"))
+
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
     """How much is asked of the server's certificate."""
