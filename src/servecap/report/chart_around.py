@@ -20,8 +20,8 @@ _PANELS: tuple[tuple[str, float, tuple[tuple[str, str, Colour], ...]], ...] = (
     ("CPU, %", 100.0, (("client", "cpu_share", "grey"), ("node", "cpu_share", "amber"))),
 )
 _NAMES = {
-    "server.running": "running",
-    "server.waiting": "waiting",
+    "server.running": "requests running",
+    "server.waiting": "requests waiting",
     "server.kv_used_share": "KV cache in use",
     "gpu.util_share": "GPU utilisation",
     "client.cpu_share": "CPU of the client's machine",
