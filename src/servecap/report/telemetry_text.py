@@ -75,19 +75,23 @@ def telemetry_tables(summary: Summary) -> list[Table]:
         for source, why in told.missing.items()
         if source in _SOURCES
     ]
-    heads = ("mean", "least", "most", "in all", "per second")
     around = Table(
         title="Telemetry (in the measured window)",
-        columns=(text_column("figure"), *map(Column, heads)),
+        columns=(text_column("figure"), Column("mean"), Column("range")),
         rows=tuple(rows),
         notes=tuple(notes),
     )
     return [around, *_histograms(summary, told)]
 
 
-def _cells(reading: Reading, write: Write) -> tuple[str, ...]:
-    values = (reading.mean, reading.low, reading.high, reading.total, reading.per_s)
-    return tuple("" if value is None else write(value) for value in values)
+def _cells(reading: Reading, write: Write) -> tuple[str, str]:
+    """Of a gauge its mean and range, of a counter its rate and sum."""
+    if reading.per_s is not None and reading.total is not None:
+        return f"{write(reading.per_s)}/s", f"{write(reading.total)} in all"
+    mean = units.UNKNOWN if reading.mean is None else write(reading.mean)
+    if reading.low is None or reading.high is None:
+        return mean, ""
+    return mean, f"{write(reading.low)} to {write(reading.high)}"
 
 
 def _histograms(summary: Summary, told: Telemetry) -> list[Table]:
@@ -98,16 +102,14 @@ def _histograms(summary: Summary, told: Telemetry) -> list[Table]:
         rows.append(
             (
                 units.SHORT.get(name, name),
-                f"{seen.count:,}",
                 units.seconds(seen.mean_s),
                 units.UNKNOWN if own is None else units.seconds(own.mean),
                 f"{units.seconds(seen.p95_low_s)} to {high}",
-                units.UNKNOWN if own is None else units.seconds(own.p95),
             )
         )
     if not rows:
         return []
-    heads = ("n", "mean by server", "mean by client", "p95 by server", "p95 by client")
+    heads = ("mean by server", "mean by client", "p95 by server")
     return [
         Table(
             title="The server's own histograms beside the client's clock",

@@ -18,6 +18,7 @@ from servecap.telemetry.names import THROTTLED
 
 TIMEOUT_S = 10.0
 MOST_BYTES = 16 * 2**20
+_LEAST_S = 0.5  # CPU time of less is counted too coarsely
 
 
 class Exporter(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +92,15 @@ class Client:
         self._load = psutil.Process(pid)
         self._own = psutil.Process()
         psutil.cpu_percent()
+        self._since_s = time.monotonic()
 
     def look(self) -> dict[str, float]:
         """CPU and memory shares of the machine; bytes of disks and network since its start."""
         memory = psutil.virtual_memory()
-        found = {
-            "cpu_share": psutil.cpu_percent() / 100,
-            "memory_used_share": memory.percent / 100,
-        }
+        found = {"memory_used_share": memory.percent / 100}
+        if time.monotonic() - self._since_s >= _LEAST_S:
+            found["cpu_share"] = psutil.cpu_percent() / 100
+            self._since_s = time.monotonic()
         with contextlib.suppress(psutil.Error):
             load = [self._load, *self._load.children(recursive=True)]
             found["load_rss_bytes"] = float(
