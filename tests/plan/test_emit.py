@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import yaml
 
-from servecap.cell import Capacity, Cell
+from servecap.cell import Capacity, Cell, Modelled
 from servecap.errors import UsageError
 from servecap.plan import Demand, Plan, Price, Supply, plan
 from servecap.plan.emit import FORMS, emit
@@ -54,6 +54,18 @@ def test_vllm_is_started_once_for_each_instance_on_gpus_of_its_own() -> None:
     assert "'org/Small 13B'" in text
     assert "--max-num-seqs 45" in text
     assert text.startswith("# servecap plan for 110 users at the same time (80 of org/Small 13B")
+
+
+def test_an_engine_runs_no_more_at_once_than_it_was_predicted_with() -> None:
+    def started(**engine: object) -> str:
+        modelled = Modelled(engine=engine, prompt_spread=1.0, output_spread=0.8)
+        return emit(plan([msgspec.structs.replace(BASE, modelled=modelled)], Demand(45)), "k8s")
+
+    assert "- '32'" in started(max_running=32)
+    assert "- '45'" in started(max_running=256)
+    assert "- '16'" in started(
+        max_running=256, policy={"kind": "chunked-prefill", "max_running": 16}
+    )
 
 
 def test_a_compose_file_gives_each_service_its_gpus_and_routes_by_load() -> None:

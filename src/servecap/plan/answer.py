@@ -117,6 +117,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s_per_node: float | None = None
     users_at_peak: float | None = None  # of each instance, all nodes being up
     missing_nodes: int = 0  # more than can be had
+    max_running: int | None = None  # requests at once in the engine that was predicted, if known
     costs: Costs | None = None
     capacity_range: tuple[int, int] | None = None  # of a prediction, with `confidence`
     confidence: float | None = None

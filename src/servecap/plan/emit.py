@@ -32,6 +32,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     per_node: int
     nodes: int
     users: int  # that the plan gives it at most
+    running: int  # requests that run in its engine at once, at most
     predicted: bool
 
     @property
@@ -42,10 +43,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def arguments(self) -> list[str]:
-        """vLLM's arguments; no more requests run at once than the plan gives users."""
+        """vLLM's arguments; no more requests run at once than users, or than was predicted with."""
         return [
             "--model", self.model, "--tensor-parallel-size", str(self.tp),
-            "--max-num-seqs", str(self.users), "--host", "0.0.0.0", "--port", str(PORT),
+            "--max-num-seqs", str(self.running), "--host", "0.0.0.0", "--port", str(PORT),
         ]  # fmt: skip
 
 
@@ -103,15 +104,17 @@ def instances(plan: Plan, part: Part) -> list[Instance]:
     """The servers on a node of that part."""
     found = []
     for model, tp, count in part.split:
-        users = next(
-            split.users_per_instance
+        cut = next(
+            split
             for m in plan.models if m.model == model
             for g in m.gpus if (g.gpu, g.interconnect) == (part.gpu, part.interconnect)
             for split in g.splits if split.tp == tp
         )  # fmt: skip
         found.append(
             Instance(
-                model=model, gpu=part.gpu, tp=tp, per_node=count, nodes=part.nodes, users=users,
+                model=model, gpu=part.gpu, tp=tp, per_node=count, nodes=part.nodes,
+                users=cut.users_per_instance,
+                running=min(cut.users_per_instance, cut.max_running or cut.users_per_instance),
                 predicted=part.predicted,
             )
         )  # fmt: skip

@@ -252,6 +252,7 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
         origin=cell.origin,
         provenance=cell.provenance,
         notes=cell.notes,
+        max_running=_max_running(cell),
         load_per_node=instances * one.load,
         capacity_users=cell.capacity.users,
         capacity_range=_range(cell.capacity),
@@ -273,6 +274,14 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
             ),
         ),
     )
+
+
+def _max_running(cell: Cell) -> int | None:
+    """Requests that run at once in the engine that the cell was predicted on; None: not known."""
+    if cell.modelled is None:
+        return None
+    policy = cell.modelled.engine.get("policy") or cell.modelled.engine
+    return policy.get("max_running")
 
 
 def _users_at_peak(cell: Cell, need: int, demand: Demand) -> int | None:
