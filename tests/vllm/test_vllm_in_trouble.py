@@ -24,6 +24,7 @@ from servecap.store import read_run
 pytestmark = pytest.mark.vllm
 
 WAIT_S = 120.0
+GIVEN_UP = (Outcome.HTTP_ERROR, Outcome.BROKEN_STREAM, Outcome.TIMEOUT)
 QUIET = ("--quiet", "--slo", "ttft<60s,tpot<5s", "--out", "run")
 
 
@@ -69,22 +70,24 @@ def test_joined_tokens_are_counted_by_the_server(shell: Shell, strict_vllm: Vllm
 
 
 def test_rejections_are_told_as_503_and_disturb_nobody(shell: Shell, strict_vllm: Vllm) -> None:
-    """A burst of 80 on 16 + 4 places: HTTP 503, or HTTP 200 with the error in the stream."""
+    """48 users on 16 + 4 places: HTTP 503, or HTTP 200 with the error in the stream.
+
+    They come one after the other, for a run ends early where none of the first requests succeeds.
+    """
     said = shell(
-        "run", "--url", strict_vllm.url, "--users", "80", "--each", "1", "--ramp", "0",
-        "--workload", "fixed:20/64", *QUIET,
+        "run", "--url", strict_vllm.url, "--users", "48", "--queue", "240", "--ramp", "5",
+        "--think", "0.05..0.2", "--workload", "fixed:20/64", *QUIET,
     )  # fmt: skip
-    assert said.code in (1, 4), "half of the requests failed"
+    assert said.code in (1, 4), "many requests failed"
     records = read_run(Path("run")).records
-    assert len(records) == 80
+    assert len(records) == 240
     outcomes = Counter((r.outcome, r.status) for r in records)
     rejected = {(Outcome.HTTP_ERROR, 503), (Outcome.HTTP_ERROR, 200)}  # 200: told in the stream
     assert set(outcomes) & rejected
     outcomes_seen = {r.outcome for r in records}
-    # Censored: with so many failures the run may end before the last answers.
-    assert outcomes_seen <= {Outcome.OK, Outcome.HTTP_ERROR, Outcome.CENSORED}
+    assert outcomes_seen == {Outcome.OK, Outcome.HTTP_ERROR}
     assert {(o, s) for o, s in outcomes if o is Outcome.HTTP_ERROR} <= rejected
-    assert outcomes[Outcome.OK, 200] >= 1
+    assert outcomes[Outcome.OK, 200] >= 16
     for record in records:
         if record.outcome is Outcome.OK:
             assert record.output_tokens == 64
@@ -122,14 +125,18 @@ def test_a_server_that_stands_still_ends_in_timeouts(shell: Shell, vllm: Vllm) -
 def test_sigterm_in_the_middle_of_answers_fails_them(
     shell: Shell, vllm_model: Path, tmp_path: Path
 ) -> None:
-    """No answer that the server gave up counts as one, and the run is not clean."""
+    """No answer that the server gave up counts as one, and the run is not clean.
+
+    vLLM ends its streams with an error, or says no more and keeps the connections: then it is the
+    client's timeout that ends them, and the server is gone only when it is killed.
+    """
     del shell  # only for its folder
     with running_vllm(vllm_model, tmp_path / "ending.log") as server:
         group = [psutil.Process(server.process.pid)]
         group += group[0].children(recursive=True)
         process = started(
             "run", "--url", server.url, "--users", "8", "--queue", "24", "--think", "0..0.1",
-            "--workload", "fixed:20/1200", "--request-timeout", "60", "--ramp", "0", *QUIET,
+            "--workload", "fixed:20/1200", "--request-timeout", "30", "--ramp", "0", *QUIET,
         )  # fmt: skip
         try:
             wait_until(lambda: running(server) >= 4)
@@ -139,7 +146,7 @@ def test_sigterm_in_the_middle_of_answers_fails_them(
             process.kill()
             process.wait()
     assert code in (1, 4)
-    assert len(records) == 24
+    assert 8 <= len(records) <= 24, "a run in which none of the first succeeds ends early"
     told = Counter((r.outcome, r.status) for r in records)
     in_flight = [r for r in records if r.first_token_s is not None]
     assert len(in_flight) >= 4
@@ -147,6 +154,6 @@ def test_sigterm_in_the_middle_of_answers_fails_them(
         if record.outcome is Outcome.OK:
             assert record.output_tokens == 1200, told
         else:
-            assert record.outcome in (Outcome.HTTP_ERROR, Outcome.BROKEN_STREAM), told
+            assert record.outcome in GIVEN_UP, told
     assert sum(r.outcome is not Outcome.OK for r in in_flight) >= 4, told
     assert not [p for p in group if p.is_running()], "vLLM left processes behind"
