@@ -31,7 +31,7 @@ def read(
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path!r} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--config {path!r} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise UsageError(f"--config {path!r} must map commands to options: {{run: {{users: 64}}}}")

@@ -96,8 +96,11 @@ def _experts(config: Mapping[str, Any], name: str) -> Experts | None:
         case "gpt_oss":
             extra = count * (1 + 2 * width + hidden)  # biases of the router and of each expert
         case "deepseek_v2" | "deepseek_v3" | "kimi_k2":
-            layers -= int(config.get("first_k_dense_replace", 0))
-            shared = width * int(config.get("n_shared_experts") or 0)
+            dense = _integer(config, "first_k_dense_replace", name, default=0, least=0)
+            if dense >= layers:
+                raise UsageError(f"model {name!r}: first_k_dense_replace {dense} leaves no experts")
+            layers -= dense
+            shared = width * _integer(config, "n_shared_experts", name, default=0, least=0)
             extra = 0 if family == "deepseek_v2" else count  # the router's correction
     step = config.get("decoder_sparse_step") or config.get("moe_layer_freq") or 1
     if step != 1 or config.get("mlp_only_layers"):
@@ -122,24 +125,28 @@ def _window(config: Mapping[str, Any], name: str) -> Window | None:
         return None
     layers = _integer(config, "num_hidden_layers", name)
     types = config.get("layer_types")
-    if types is not None:
+    if isinstance(types, list):
         sliding = sum(kind == "sliding_attention" for kind in types)
     elif config["model_type"] == "gemma2":
         sliding = (layers + 1) // 2
     elif config["model_type"] == "gemma3_text":
-        sliding = layers - layers // int(config.get("sliding_window_pattern") or 6)
+        sliding = layers - layers // _integer(config, "sliding_window_pattern", name, default=6)
     elif config["model_type"] in ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"):
         # The layers from max_window_layers on slide.
-        sliding = layers - min(layers, int(config.get("max_window_layers") or 0))
+        sliding = layers - min(
+            layers, _integer(config, "max_window_layers", name, default=0, least=0)
+        )
     else:
         sliding = layers
     return Window(layers=sliding, tokens=tokens) if sliding else None
 
 
-def _weights(given: Mapping[str, Any] | None, name: str) -> Weights:
+def _weights(given: Any, name: str) -> Weights:
     """The format that a `quantization_config` stands for."""
     if not given:
         return FORMATS["bf16"]
+    if not isinstance(given, dict):
+        raise UsageError(f"model {name!r}: quantization_config is no object")
     method = str(given.get("quant_method", given.get("quant_algo", ""))).lower()
     bits = given.get("bits", given.get("w_bit"))
     match method:
@@ -162,9 +169,9 @@ def _weights(given: Mapping[str, Any] | None, name: str) -> Weights:
 
 def _compressed(given: Mapping[str, Any], name: str) -> Weights:
     """The format of LLM Compressor's checkpoints: that of their first group of layers."""
-    groups = given.get("config_groups") or {}
-    group: Mapping[str, Any] = next(iter(groups.values()), {})
-    weights, activations = group.get("weights") or {}, group.get("input_activations")
+    groups = _object(given.get("config_groups"))
+    group = _object(next(iter(groups.values()), None))
+    weights, activations = _object(group.get("weights")), group.get("input_activations")
     match weights.get("type"), weights.get("num_bits"):
         case "float", 8:
             return FORMATS["fp8"]
@@ -179,12 +186,20 @@ def _compressed(given: Mapping[str, Any], name: str) -> Weights:
             )
 
 
-def _integer(config: Mapping[str, Any], key: str, name: str, *, default: int | None = None) -> int:
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(
+    config: Mapping[str, Any], key: str, name: str, *, default: int | None = None, least: int = 1
+) -> int:
     value = config.get(key)
     if value is None:
         value = default
     if value is None:
         raise UsageError(f"model {name!r}: config.json has no {key}")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"model {name!r}: {key} is {value!r}, not a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(
+            f"model {name!r}: {key} is {value!r}, not a whole number of at least {least}"
+        )
     return value

@@ -48,7 +48,7 @@ def read(path: Path) -> GpuFile:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"GPU file {str(path)!r} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(f"GPU file {str(path)!r} is no YAML: {why}") from None
     try:

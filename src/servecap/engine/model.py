@@ -104,7 +104,7 @@ def _split(name: str) -> tuple[str, str | None]:
 def _from_file(path: Path) -> ModelShape:
     try:
         config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not the JSON object of a model: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,20 @@ import msgspec
 
 from servecap.errors import UsageError
 from servecap.foreign import arrays, guidellm, nvidia
-from servecap.foreign.rows import Found
+from servecap.foreign.rows import Found, check
+from servecap.workload.read import without_surrogates
 
 KNOWN = (
     "the JSON of vllm bench serve (--save-result) and guidellm, SGLang's JSONL, AIPerf's "
     "profile_export.jsonl and profile_export_aiperf.json|csv, genai-perf's profile_export.json and "
     "profile_export_genai_perf.json|csv"
 )
+
+
+_DAMAGED = (
+    msgspec.ValidationError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError,
+    RecursionError, csv.Error,
+)  # fmt: skip
 
 
 def read(path: Path) -> list[Found]:
@@ -33,7 +41,9 @@ def read(path: Path) -> list[Found]:
         raise UsageError(f"{str(path)!r} is not UTF-8 text: give {KNOWN}") from None
     try:
         found = _found(path, text)
-    except (msgspec.ValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
+        for test in found:
+            check(test)
+    except _DAMAGED as error:
         raise UsageError(f"{str(path)!r} is damaged, or of a version not known: {error}") from None
     if not found:
         raise UsageError(f"{str(path)!r} holds no load test")
@@ -64,12 +74,12 @@ def _found(path: Path, text: str) -> list[Found]:
 def _documents(text: str) -> list[dict[str, Any]]:
     """The objects in JSON or JSON lines, in which Python's tools also write NaN and Infinity."""
     try:
-        whole = json.loads(text)
+        whole = without_surrogates(json.loads(text))
     except ValueError:
         # Only "\n" ends a line: generated texts may hold U+2028 and its like.
         lines = [line for line in text.split("\n") if line.strip()]
         try:
-            values = [json.loads(line) for line in lines]
+            values = [without_surrogates(json.loads(line)) for line in lines]
         except ValueError:
             return []
         return values if all(isinstance(value, dict) for value in values) else []

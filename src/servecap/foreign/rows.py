@@ -12,6 +12,8 @@ from servecap.record import Counts, Outcome, Record, Times, TokenSource
 
 REPLAY_SHARE = 0.05  # a replayed run may last so much longer or shorter than the tool's
 _SAME_S = 1e-6  # times of two clocks' roundings
+_MOST = 1e12  # of seconds, tokens or whatever is counted
+_MOST_COUNT = 2**31 - 1  # tokens of a request
 _MOST_ERROR = 500  # characters of an error that are kept
 
 
@@ -87,6 +89,32 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+def check(found: Found) -> None:
+    """Nothing, if all figures are such as can be.
+
+    Raises:
+        ValueError: one cannot; the message names it.
+    """
+    load, told = found.load, found.told
+    _check("the load", load.in_flight, load.rate_rps, load.burstiness)
+    figures = [getattr(told, name) for name in Told.__struct_fields__]
+    _check("a mean or rate", *(value for value in figures if not isinstance(value, dict)))
+    for times in (told.ttft, told.tpot, told.e2e):
+        _check("a latency", *times.values())
+    for number, row in enumerate(found.rows, start=1):
+        lengths = (row.latency_s, row.ttft_s, row.last_token_s, *row.chunk_s)
+        _check(f"a time of request {number}", *lengths)
+        _check(f"a time of request {number}", row.sent_s, row.planned_s, least=-_MOST)
+        counts = (row.prompt_tokens, row.output_tokens, row.cached_tokens, *row.chunk_tokens)
+        _check(f"a count of request {number}", *counts, most=_MOST_COUNT)
+
+
+def _check(what: str, *values: float | None, least: float = 0.0, most: float = _MOST) -> None:
+    for value in values:
+        if value is not None and not least <= value <= most:  # also NaN
+            raise ValueError(f"{what} is {value}")
+
+
 def failure(error: str) -> Outcome:
     """The outcome that the text of an error stands for.
 
@@ -118,7 +146,7 @@ def replayed(
     tell when each was sent. None where that does not reproduce the run's length, or where a
     latency is unknown.
     """
-    free = [0.0] * in_flight
+    free = [0.0] * min(in_flight, len(rows))  # more would stay free
     placed: list[Row] = []
     for row in rows:
         if row.latency_s is None:

@@ -97,7 +97,7 @@ def parse(text: str, *, name: str) -> Document:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 1}"
         raise UsageError(f"{name}{line}: is not YAML: {_one_line(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2026-13-40
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date like 2026-13-40; [[[[
         raise UsageError(f"{name}: is not YAML: {' '.join(str(error).split())}") from None
     return Document(name, root, lines)
 

@@ -102,7 +102,10 @@ def read_profile(path: Path) -> Profile:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text ({error.reason})") from None
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise UsageError(f"{path}: is no CSV ({error})") from None
     units = [unit for unit in _UNITS if rows and unit in rows[0]]
     if len(units) != 1:
         raise UsageError(

@@ -185,7 +185,7 @@ def load(path: Path) -> Profile:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
     except OSError as error:
         raise UsageError(f"profile {str(path)!r} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no profile of servecap calibrate: {error}") from None
     expected = prior(profile.engine).parameters
     known = {n for n in profile.parameters if not n.startswith(OWN)}

@@ -117,6 +117,10 @@ def _take_details(answer: Answer, details: _Details | None) -> None:
         answer.prompt_tokens = len(details.prefill)
 
 
+_MS_MAX = 1e12  # 30 years; beyond it, or NaN, is no time
+_COUNT_MAX = 2**31
+
+
 def timings(headers: Mapping[str, str], generated: int | None) -> ServerTimings | None:
     """The server's timings from TGI's headers (whole milliseconds), or None without them.
 
@@ -157,13 +161,15 @@ def timings(headers: Mapping[str, str], generated: int | None) -> ServerTimings 
 
 def _ms(headers: Mapping[str, str], name: str) -> float | None:
     try:
-        return float(headers[name]) / 1e3
+        value = float(headers[name])
     except (KeyError, ValueError):
         return None
+    return value / 1e3 if 0 <= value < _MS_MAX else None
 
 
 def _whole_number(headers: Mapping[str, str], name: str) -> int | None:
     try:
-        return int(headers[name])
+        value = int(headers[name])
     except (KeyError, ValueError):
         return None
+    return value if 0 <= value < _COUNT_MAX else None

@@ -103,7 +103,7 @@ def _decode(path: str, text: str, *, first_line: int) -> Any:
 
 def _decode_leniently(path: str, text: str, first_line: int) -> Any:
     try:
-        return _without_surrogates(json.loads(text))
+        return without_surrogates(json.loads(text))
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise UsageError(
@@ -115,16 +115,16 @@ def _decode_leniently(path: str, text: str, first_line: int) -> Any:
         raise UsageError(f"data set {path}, line {first_line}: {error}") from error
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
     """The value with half surrogate pairs replaced, since they cannot be sent as UTF-8."""
     match value:
         case str():
             return _SURROGATE.sub("\ufffd", value)
         case list():
-            return [_without_surrogates(item) for item in value]
+            return [without_surrogates(item) for item in value]
         case dict():
             return {
-                _without_surrogates(key): _without_surrogates(item) for key, item in value.items()
+                without_surrogates(key): without_surrogates(item) for key, item in value.items()
             }
         case _:
             return value

@@ -127,13 +127,20 @@ _PLAIN = {
 
 
 def _from_csv(path: str, text: str, format: str | None) -> tuple[str, list[Row | Dropped]]:
-    lines = [(i, line) for i, line in enumerate(csv.reader(text.splitlines()), 1) if any(line)]
+    try:
+        lines = [(i, line) for i, line in enumerate(csv.reader(text.splitlines()), 1) if any(line)]
+    except csv.Error as error:  # a field of more than 128 KiB
+        raise UsageError(f"trace {path} is no CSV: {error}") from None
+    if not lines:
+        raise UsageError(f"trace {path} holds nothing but empty fields")
     head = [name.strip().lower() for name in lines[0][1]]
     if len(head) == 3 and all(_is_number(name) for name in head):
         table = _Table(path, {"time": 0, "in": 1, "out": 2}, lines)
         name = "plain"
     else:
         columns = {name: i for i, name in enumerate(head)}
+        if len(columns) < len(head):
+            raise UsageError(f"trace {path} has two columns of one name: {', '.join(head[:8])}")
         name = format or _sniff_csv(path, head)
         table = _Table(path, _plain(columns) if name == "plain" else columns, lines[1:])
     if format not in (None, name):
