@@ -213,6 +213,12 @@ def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]
             f"token counts of {estimated} of {len(good)} requests are estimates: TPOT and tokens/s "
             "are too; give --tokenizer FILE"
         )
+    short = sum(len(r.chunk_s) > (r.output_tokens or 0) for r in good if r.chunk_s)
+    if short:
+        found.append(
+            f"{short} of {len(good)} answers have fewer tokens than chunks, which cannot be: the "
+            "server's counts are wrong, and TPOT and tokens/s with them"
+        )
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and load.queue is not None:
         found.append(_tail(run, summary))

@@ -74,6 +74,10 @@ class Call:
     def close(self) -> None:
         self.closing = True
 
+    def half_close(self) -> None:
+        """Say no more on this connection, but go on listening."""
+        self._writer.write_eof()
+
     def reset(self) -> None:
         """End the connection as a process that dies does."""
         self.closing = True

@@ -12,6 +12,8 @@ from servecap.wire import tgi
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
 from servecap.wire.like import Like
 
+_COUNT_MAX = 2**31  # tokens
+
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
@@ -187,12 +189,17 @@ def _count_tokens(answer: Answer, choice: _Choice, usage: _Usage | None) -> None
     listed = (told.content or told.tokens) if told is not None else None
     if listed:
         tokens = len(listed)
-    elif usage is not None and usage.completion_tokens is not None:
-        tokens = max(0, usage.completion_tokens - answer.counted)
+    elif usage is not None and (sofar := _count(usage.completion_tokens)) is not None:
+        tokens = max(0, sofar - answer.counted)
     else:
         return
     answer.counted += tokens
     answer.chunk_tokens.append(tokens)
+
+
+def _count(told: int | None) -> int | None:
+    """A number of tokens that can be; anything else is not known."""
+    return told if told is not None and 0 <= told < _COUNT_MAX else None
 
 
 def _text(choice: _Choice) -> str | None:
@@ -241,10 +248,10 @@ def _only_text(chunk: _Chunk) -> str | None:
 def _take_totals(answer: Answer, chunk: _Chunk) -> None:
     usage = chunk.usage
     if usage is not None:
-        answer.prompt_tokens = usage.prompt_tokens
-        answer.output_tokens = usage.completion_tokens
+        answer.prompt_tokens = _count(usage.prompt_tokens)
+        answer.output_tokens = _count(usage.completion_tokens)
         if usage.prompt_tokens_details is not None:
-            answer.cached_tokens = usage.prompt_tokens_details.cached_tokens
+            answer.cached_tokens = _count(usage.prompt_tokens_details.cached_tokens)
     t = chunk.timings
     if t is not None and t.prompt_ms is not None and t.predicted_ms is not None:
         later = (t.predicted_n or 0) - 1

@@ -10,6 +10,9 @@ import msgspec
 from servecap.record import Request, ServerTimings
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
 
+_MS_MAX = 1e12  # 30 years; beyond it, or NaN, is no time
+_COUNT_MAX = 2**31
+
 
 class _Token(msgspec.Struct, frozen=True, gc=False):
     special: bool = False
@@ -109,16 +112,12 @@ def _take_details(answer: Answer, details: _Details | None) -> None:
     if details is None:
         return
     answer.finish_reason = reason(details.finish_reason) if details.finish_reason else None
-    if details.generated_tokens is not None:
+    if details.generated_tokens is not None and 0 <= details.generated_tokens < _COUNT_MAX:
         answer.output_tokens = details.generated_tokens
     if details.input_length is not None:
         answer.prompt_tokens = details.input_length
     elif details.prefill:
         answer.prompt_tokens = len(details.prefill)
-
-
-_MS_MAX = 1e12  # 30 years; beyond it, or NaN, is no time
-_COUNT_MAX = 2**31
 
 
 def timings(headers: Mapping[str, str], generated: int | None) -> ServerTimings | None:

@@ -1,0 +1,149 @@
+"""Fault-injected runs by the thousand: is a finished record lost, is a bad run called clean?
+
+    PYTHONPATH=src python bench/faults/runs.py --runs 1000 --seed 1
+
+Each run draws its users, its requests, and which of them meet which fault from its own seed. The
+server knows what it did to each request; afterwards the stored run is read back and held against
+that. A machine that is busy may let a good request run into a timeout: those are counted, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/loop"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/faults"))
+
+from drive import WORKLOAD, requests
+from scripted import serving
+
+from faults import FAULTS, LIMITS, OK, replying
+from servecap import slo
+from servecap.measure import measure
+from servecap.metrics import Verdict
+from servecap.probe import Bench, TargetSpec, open_bench
+from servecap.run import Run, Status
+from servecap.scenario import ClosedLoop, OpenLoop, Scenario, StopRule
+from servecap.store import read_run
+from servecap.summarize import summarize
+
+SLO = slo.parse("ttft<9s,error_rate<5%")
+SLOW = [name for name, fault in FAULTS.items() if fault.within_s is not None]
+QUICK = [name for name in FAULTS if name not in SLOW]
+
+
+def drawn(rng: Random) -> tuple[Scenario, dict[int, str], int]:
+    """A small run, the faults of its requests, and the load processes."""
+    users, count = rng.randint(1, 6), rng.randint(8, 30)
+    if rng.random() < 0.3:
+        count *= 12  # enough for a verdict
+    share = rng.choice((0.0, 0.01, 0.03, 0.1, 0.3, 1.0))
+    kinds = rng.sample(QUICK, rng.randint(1, 4)) + (
+        rng.sample(SLOW, 1) if rng.random() < 0.1 else []
+    )
+    slow_left = 2
+    plan: dict[int, str] = {}
+    for number in range(count + users + 50):
+        name = rng.choice(kinds)
+        if rng.random() >= share or (name in SLOW and not slow_left):
+            continue
+        slow_left -= name in SLOW
+        plan[number] = name
+    load: ClosedLoop | OpenLoop = ClosedLoop(
+        users=users, think_s=(0.0, 0.0), queue=max(users, count)
+    )
+    stop = StopRule()
+    if rng.random() < 0.2:
+        load, stop = OpenLoop(rate_rps=rng.uniform(20, 60)), StopRule(duration_s=0.4)
+    scenario = Scenario(
+        load=load, workload=WORKLOAD, timeouts=LIMITS, stop=stop, slo=SLO, seed=rng.randrange(2**31)
+    )
+    return scenario, plan, 2 if rng.random() < 0.05 else 1
+
+
+def wrong(run: Run, plan: dict[int, str]) -> Counter[str]:
+    """What the run says otherwise than the server knows."""
+    found: Counter[str] = Counter()
+    bad = 0
+    ids = [record.request_id for record in run.records]
+    found["twice"] += len(ids) - len(set(ids))
+    if run.header.status is not Status.COMPLETE:
+        found["not complete"] += 1
+    load = run.scenario.load
+    if isinstance(load, ClosedLoop):
+        found["lost records"] += (load.queue or 0) - len(set(ids))
+    for record in run.records:
+        name = plan.get(record.request_id)
+        wanted = OK if name is None else FAULTS[name].outcome
+        bad += wanted is not OK
+        if record.outcome is wanted or record.outcome == "censored":
+            continue
+        if record.outcome == "timeout":
+            found["timeouts of good requests" if name is None else "other timeouts"] += 1
+        elif wanted is not OK and record.ok:
+            found["errors hidden"] += 1
+        else:
+            found["other outcome"] += 1
+    summary = summarize(run)
+    told = sum(summary.errors.values())
+    clean = summary.valid and summary.verdict is Verdict.PASS
+    found["clean passes"] += clean
+    found["wrong clean verdicts"] += clean and bad / max(1, len(ids)) > SLO.error_share_max
+    if isinstance(load, ClosedLoop) and told < bad:
+        found["wrong clean verdicts"] += 1
+    return +found
+
+
+def one(bench: Bench, seed: int, plan: dict[int, str], out: Path) -> tuple[Counter[str], int]:
+    scenario, faults, workers = drawn(Random(seed))
+    plan.clear()
+    plan.update(faults)
+    run = measure(
+        scenario, bench.prepared, requests(), response_guess_s=0.01, out=out, workers=workers
+    )
+    kept = read_run(out)
+    found = wrong(kept, faults)
+    if [r.request_id for r in kept.records] != [r.request_id for r in run.records]:
+        found["stored otherwise"] += 1
+    return found, len(kept.records)
+
+
+def main() -> None:
+    """All runs, one after another; the counts as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    total: Counter[str] = Counter()
+    plan: dict[int, str] = {}
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, serving(replying(plan.get)) as server:
+        bench = open_bench(TargetSpec(url=server.url), WORKLOAD, LIMITS)
+        for number in range(given.runs):
+            out = Path(folder) / "run"
+            found, records = one(bench, given.seed * 1_000_003 + number, plan, out)
+            total += found + Counter({"runs": 1, "records": records, "faults": 0})
+            for what in found.keys() - {"clean passes", "timeouts of good requests"}:
+                print(f"run {number}: {what}: {found[what]}", file=sys.stderr, flush=True)
+            shutil.rmtree(out)
+            if (number + 1) % 50 == 0:
+                print(json.dumps(dict(total)), file=sys.stderr, flush=True)
+    told = ("runs", "records", "clean passes", "timeouts of good requests", "lost records", "twice",
+            "errors hidden", "other outcome", "wrong clean verdicts")  # fmt: skip
+    figures = {name: total[name] for name in told} | dict(total)
+    figures["seconds"] = round(time.monotonic() - began_s)
+    print(json.dumps(figures, indent=2))
+    failed = total["lost records"] or total["wrong clean verdicts"] or total["errors hidden"]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
