@@ -166,7 +166,13 @@ def matrix(spec: str | os.PathLike[str], **options: Any) -> MatrixFound:
 
     with _given(cli_matrix.command, options | {"spec": spec}) as given:
         loaded, out = cli_matrix.opened(given["spec"], given["out"])
-        cells = cli_matrix.fill_spec(loaded, out, only=given["only"], quiet=given["quiet"])
+        cells = cli_matrix.fill_spec(
+            loaded,
+            out,
+            only=given["only"],
+            quiet=given["quiet"],
+            high_load=given["allow_high_load"],
+        )
         return MatrixFound(tuple(cells), out)
 
 

@@ -91,7 +91,12 @@ class Level:
         return self._enough.reason(now_s - self.zero_s)
 
     def stop(self, now_s: float, reason: str) -> None:
-        """The load's part of the level is over; what ends later belongs to the drain."""
+        """The load's part of the level is over; what ends later belongs to the drain.
+
+        Only the first time counts.
+        """
+        if self.load_end_s is not None:
+            return
         self.stop_reason = reason
         self.load_end_s = now_s - self.zero_s
 

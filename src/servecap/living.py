@@ -20,7 +20,7 @@ import msgspec
 from servecap import process, rand
 from servecap.level import Level, gone_on, header_of
 from servecap.load import feed_for
-from servecap.measure import Driver, OnProgress, new_loop, setup_of
+from servecap.measure import Driver, OnProgress, setup_of
 from servecap.preflight import Prepared
 from servecap.record import Request
 from servecap.run import Run
@@ -110,7 +110,7 @@ class Living:
             await self._over.wait()
             self._let_go()
 
-        with process.without_gc(), asyncio.Runner(loop_factory=new_loop) as runner:
+        with process.without_gc(), asyncio.Runner(loop_factory=process.new_loop) as runner:
             runner.run(stay())
 
     async def _through(self, scenario: Scenario, out: Path, on_progress: OnProgress | None) -> Run:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,7 +30,7 @@ from servecap.workers import Workers, forked
 if TYPE_CHECKING:
     from servecap.telemetry import Sampler
 
-_T = TypeVar("_T")
+DRAIN_S = 5.0  # that what is in flight has to end after Ctrl-C
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -47,31 +45,6 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 OnProgress = Callable[[Progress], None]
-
-
-def run_async(work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of *work* on an event loop of its own, also where one is running already."""
-
-    def alone() -> _T:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(work)
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return alone()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(alone).result()
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop that is as fast as can be had."""
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 def measure(
@@ -112,7 +85,7 @@ def measure(
     with process.without_gc():
         try:
             with _crew(workers, ray, setup) as crew:
-                run_async(drive(crew))
+                process.run_async(drive(crew))
         except BaseException:
             for level in made:
                 level.broken()
@@ -131,7 +104,7 @@ def setup_of(
         stream=prepared.target.stream,
         timeouts=timeouts,
         count_tokens=count_tokens,
-        new_loop=new_loop,
+        new_loop=process.new_loop,
     )
 
 
@@ -176,6 +149,7 @@ class Driver:
         self._began = False
         self.over = False
         self._failure: ServecapError | None = None
+        self._drain_until_s: float | None = None  # since Ctrl-C
         self._due_s = float("inf")
         self._progress = Progress()
         self._ceiling: int | None = None
@@ -256,14 +230,27 @@ class Driver:
                 self._loop.remove_signal_handler(number)
 
     def _interrupt(self, number: signal.Signals) -> None:
-        self._loop.remove_signal_handler(number)
+        if self._drain_until_s is not None:
+            self._loop.remove_signal_handler(number)  # the third ends the program
         self.interrupt(number.name)
 
     def interrupt(self, name: str) -> None:
-        """The user of the tool wants no more; what was measured is kept."""
-        if self._level is not None:
-            self._level.status = Status.INTERRUPTED
-        self._stop(f"ended early by {name}", Outcome.CANCELLED)
+        """The user of the tool wants no more; what was measured is kept.
+
+        Nothing more is sent, and what is in flight may end within `DRAIN_S`, so that the server is
+        not left with answers for nobody. A second time: it is dropped at once.
+        """
+        if self.over:
+            return
+        level, now_s = self._level, self._clock.now()
+        again = self._drain_until_s is not None
+        if level is not None and not again:
+            level.status = Status.INTERRUPTED
+            level.stop(now_s, f"ended early by {name}")
+        if level is None or again or self._client.in_flight == 0:
+            self._stop(f"ended early by {name}", Outcome.CANCELLED)
+        else:
+            self._drain_until_s = now_s + DRAIN_S
 
     def _broken(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised: the run must end by it and not go on without what it was to do."""
@@ -277,7 +264,7 @@ class Driver:
     def _wake(self) -> None:
         """Send what is due, and come back when the next request is."""
         self._due_s = float("inf")
-        if self.over:
+        if self.over or self._drain_until_s is not None:
             return
         for arrival in self._feed.take(self._clock.now() + self._ahead_s):
             if self._ceiling is not None and self._client.in_flight >= self._ceiling:
@@ -289,7 +276,10 @@ class Driver:
 
     def _go_on(self) -> None:
         """Wait for what is due next, unless nothing will ever be."""
-        if self._feed.finished and self._client.in_flight == 0:
+        if self._drain_until_s is not None:
+            if self._client.in_flight == 0:
+                self._stop("ended early", Outcome.CANCELLED)
+        elif self._feed.finished and self._client.in_flight == 0:
             self._stop("every request was sent and answered", Outcome.CENSORED)
         else:
             self._schedule()
@@ -333,13 +323,21 @@ class Driver:
         self._pulse.beat(now_s)
         if self._pulse.beats % 4 == 0:
             self._client.sweep()
-            reason = None if self._level is None else self._level.enough(now_s)
-            if reason is not None:
-                self._stop(reason, Outcome.CENSORED)
+            self._judge(now_s)
         if self._pulse.beats % 10 == 0 and not self.over:
             self._report(now_s)
         if not self.over:
             self._tick_again()
+
+    def _judge(self, now_s: float) -> None:
+        """Is it enough?"""
+        if self._drain_until_s is not None:
+            if now_s > self._drain_until_s:
+                self._stop("ended early", Outcome.CANCELLED)
+            return
+        reason = None if self._level is None else self._level.enough(now_s)
+        if reason is not None:
+            self._stop(reason, Outcome.CENSORED)
 
     def _tick_again(self) -> None:
         self._ticker.set(self._clock.start_s + self._pulse.due_s)

@@ -87,7 +87,7 @@ async def _reachable(endpoint: Endpoint, url: str) -> tuple[Endpoint, str | None
         try:
             found = await fetch(endpoint, "/health", address=address)
         except HttpBroken as error:
-            why = str(error)
+            why = endpoint.scrubbed(clean(str(error)))
         else:
             name = found.headers.get("server")
             known = msgspec.structs.replace(endpoint, addresses=(address,))

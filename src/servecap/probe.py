@@ -14,10 +14,11 @@ import msgspec
 
 from servecap.errors import UsageError
 from servecap.living import Living
-from servecap.measure import OnProgress, measure, run_async
+from servecap.measure import OnProgress, measure
 from servecap.preflight import Prepared, prepare
+from servecap.process import run_async
 from servecap.run import Run
-from servecap.scenario import Scenario, Timeouts, WorkloadSpec
+from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario, Timeouts, WorkloadSpec
 from servecap.wire.endpoint import Endpoint, Security, resolve
 from servecap.workers import wanted
 from servecap.workload import source, tokens
@@ -41,6 +42,11 @@ class TargetSpec(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[str, ...] = ()
     security: Security = msgspec.field(default_factory=Security)
     proxy: str | None = None
+    key_file: str | None = None
+
+
+USERS_MOST = 2_000  # at a server that is not on this machine, unless more is asked for expressly
+RATE_MOST_RPS = 200.0
 
 
 class Around(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +68,8 @@ class Bench:
         workers: int | None = None,
         ray: str | None = None,
         sampler: Sampler | None = None,
+        *,
+        high_load: bool = False,
     ) -> None:
         self.sampler = sampler
         self.prepared = prepared
@@ -69,13 +77,36 @@ class Bench:
         self._tokenizer = tokenizer
         self._workers = workers
         self._ray = ray
+        self._bounded = not (prepared.endpoint.local or high_load)
+
+    @property
+    def users_most(self) -> int | None:
+        """The most users that a search may try; None: as many as it likes."""
+        return USERS_MOST if self._bounded else None
+
+    def _check(self, load: Load) -> None:
+        """A slip of the finger must not take down somebody's service."""
+        match load:
+            case ClosedLoop(users=users) if self._bounded and users > USERS_MOST:
+                asked = f"{users} users"
+            case OpenLoop() if self._bounded and (peak := load.peak_rps) > RATE_MOST_RPS:
+                asked = f"{peak:g} requests/s"
+            case _:
+                return
+        raise UsageError(
+            f"{asked} at {self.prepared.target.url}: above {USERS_MOST} users or "
+            f"{RATE_MOST_RPS:g} requests/s a server that is not on this machine is loaded only "
+            "with --allow-high-load"
+        )
 
     def run(self, scenario: Scenario, out: Path, on_progress: OnProgress | None = None) -> Run:
         """The scenario measured on the server, kept in *out*.
 
         Raises:
+            UsageError: so much load must be allowed expressly, see `RATE_MOST_RPS`.
             ServecapError: see `measure.measure`.
         """
+        self._check(scenario.load)
         return measure(
             scenario,
             self.prepared,
@@ -110,6 +141,7 @@ class Bench:
             if self._ray or (self._workers or wanted(scenario)) > 1:
                 living.rest()
                 return self.run(scenario, out, on_progress)
+            self._check(scenario.load)
             return living.level(scenario, out, on_progress)
 
         with living:
@@ -140,12 +172,14 @@ def open_bench(
     workers: int | None = None,
     ray: str | None = None,
     around: Around | None = None,
+    high_load: bool = False,
 ) -> Bench:
     """The workload loaded, and the server found to answer one request.
 
     The workload comes first: its errors are found without touching the server. `workers`
     processes make the load; None: as many as each scenario is worth, or one on each node of the
-    *ray* cluster at that address.
+    *ray* cluster at that address. `high_load`: more than `USERS_MOST` users or `RATE_MOST_RPS` are
+    allowed at a server that is not on this machine.
 
     Raises:
         UsageError: the workload or the target cannot be read.
@@ -153,7 +187,11 @@ def open_bench(
     """
     loaded = source.load(workload)
     endpoint = resolve(
-        target.url, headers=target.headers, security=target.security, proxy=target.proxy
+        target.url,
+        headers=target.headers,
+        security=target.security,
+        proxy=target.proxy,
+        key_file=target.key_file,
     )
     prepared = run_async(
         prepare(
@@ -166,7 +204,7 @@ def open_bench(
         )
     )
     sampler = None if around is None else _sampler(target, endpoint, around)
-    return Bench(prepared, loaded, workload.tokenizer, workers, ray, sampler)
+    return Bench(prepared, loaded, workload.tokenizer, workers, ray, sampler, high_load=high_load)
 
 
 def _sampler(target: TargetSpec, endpoint: Endpoint, around: Around) -> Sampler:

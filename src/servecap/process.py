@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 import platform
 import resource
-from collections.abc import Iterator
+import sys
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from servecap.errors import UsageError
 from servecap.scenario import Scenario
 
+_T = TypeVar("_T")
 _OTHER_FILES = 64  # open files that are no connections
 _OPEN_LOOP_SOCKETS = 20_000
 
@@ -54,3 +59,28 @@ def without_gc() -> Iterator[None]:
         gc.unfreeze()
         if was_on:
             gc.enable()
+
+
+def run_async(work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of *work* on an event loop of its own, also where one is running already."""
+
+    def alone() -> _T:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return alone()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(alone).result()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that is as fast as can be had."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

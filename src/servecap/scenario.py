@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from servecap import slo
-from servecap.schedule import Schedule
+from servecap.schedule import Schedule, course
 
 Timings = Literal["client", "server", "both"]
 
@@ -148,6 +148,12 @@ class OpenLoop(
     def think_mean_s(self) -> float | None:
         """The mean of the think times between turns; None where requests arrive alone."""
         return _mean_s(self.think_s or (0.0, 0.0), self.think) if self.of_sessions else None
+
+    @property
+    def peak_rps(self) -> float:
+        """The highest rate at any time; of a trace, the mean, which is all that is known here."""
+        pieces = course(self.rate_rps, self.schedule).pieces
+        return max(max(piece.from_rps, piece.to_rps) for piece in pieces)
 
     @property
     def stationary(self) -> bool:

@@ -186,4 +186,4 @@ def replying(faults: Callable[[int], str | None]) -> Reply:
 
 def number_of(body: bytes) -> int:
     """Which request of `drive.requests` it is."""
-    return int(body.partition(b"question ")[2].split(b'"')[0])
+    return int(body.partition(b"question ")[2].split(b'"')[0].split()[0])

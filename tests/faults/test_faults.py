@@ -17,12 +17,13 @@ from servecap.measure import measure
 from servecap.probe import TargetSpec, open_bench
 from servecap.record import Outcome, TokenSource
 from servecap.run import Run
-from servecap.scenario import ClosedLoop, Scenario
+from servecap.scenario import ClosedLoop, Scenario, Timeouts
 from servecap.store import read_run
 from servecap.summarize import summarize
 from servecap.wire.endpoint import Security
 
 USERS, REQUESTS, FAULTY = 4, 12, (2, 7)
+PATIENT = Timeouts(connect_s=30.0, first_token_s=30.0, gap_s=30.0, total_s=30.0)
 SLACK_S = 8.0  # of a machine that does much else
 
 
@@ -32,7 +33,7 @@ def run_with(name: str, out: Path, *, workers: int = 1) -> Run:
         scenario = Scenario(
             load=ClosedLoop(users=USERS, think_s=(0.0, 0.0), queue=REQUESTS),
             workload=WORKLOAD,
-            timeouts=LIMITS,
+            timeouts=LIMITS if FAULTS[name].within_s else PATIENT,
         )
         bench = open_bench(TargetSpec(url=server.url), scenario.workload, scenario.timeouts)
         return measure(

@@ -249,9 +249,8 @@ def wire() -> list[Reader]:
         request_id=3, user=1, planned_s=0.25, sent_s=0.5, end_s=2.0, outcome=Outcome.OK,
         chunk_s=Times([0.125, 1 / 3]), chunk_tokens=Counts([1, 2]), error="x",
     )  # fmt: skip
-    told = b"".join(
-        map(encoded, (Send(Arrival(REQUEST, 4, 0.75)), Done(done), Bye(Health(cpu_share=0.5))))
-    )
+    told = encoded(Send(Arrival(REQUEST, 4, 0.75)))
+    told += encoded(Done(done)) + encoded(Bye(Health(cpu_share=0.5)))
     return [
         Reader("SSE decoder", [EVENTS, b": x\r\nid: 7\rdata: a\ndata\n\n"], sse, ()),
         Reader("chunked bodies", bodies, chunked, (BadChunk,)),

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ def fuzz(reader: Reader, executions: int, seed: int) -> Tally:
 
 
 @contextmanager
-def _watched() -> Iterator[object]:
+def _watched() -> Iterator[Callable[[], object]]:
     def hang(_: int, __: FrameType | None) -> NoReturn:
         raise Hang
 

@@ -37,6 +37,7 @@ class Call:
         self.body = body
         self.number = number  # of this connection's requests, from 0
         self.closing = False
+        self.head_bytes = b""  # request line and headers
         self._writer = writer
 
     async def write(self, *parts: bytes) -> None:
@@ -157,6 +158,7 @@ class Server:
                         length = int(line.partition(b":")[2])
                 body = await reader.readexactly(length)
                 call = Call(self, path, body, writer, number)
+                call.head_bytes = head
                 number += 1
                 await self._route(call)
                 if call.closing or b"connection: close" in head.lower():

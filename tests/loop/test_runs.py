@@ -14,6 +14,7 @@ from drive import WORKLOAD, for_s, measured, rank, requests
 from scripted import Call, serving
 
 from servecap import measure as measuring
+from servecap import process
 from servecap.errors import ServecapError, UsageError
 from servecap.probe import TargetSpec, open_bench
 from servecap.record import Outcome, Request
@@ -171,7 +172,7 @@ def test_error_inside_another_loop_is_not_lost() -> None:
         async def fails() -> None:
             raise ServecapError("told")
 
-        measuring.run_async(fails())
+        process.run_async(fails())
 
     with pytest.raises(ServecapError, match="told"):
         asyncio.run(outer())

@@ -107,6 +107,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
         workers=given["workers"],
         ray=given["ray"],
         around=options.around(given),
+        high_load=given["allow_high_load"],
     )
     with contextlib.closing(bench):
         result, runs = search_with(
@@ -172,6 +173,14 @@ def search_with(
 
     count = 0
     tried = progress.Tried()
+    most = bench.users_most
+    if most is not None and start <= most < max_users:
+        max_users = most
+        progress.say(
+            f"note: at most {most} users, for the server is not on this machine: see "
+            "--allow-high-load",
+            quiet=quiet,
+        )
 
     def probe(level: Scenario) -> Run:
         nonlocal count

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import find, output, progress
+from servecap.cli import find, options, output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="Also write the cells here: .xlsx, .parquet, .csv, .json or .md (again for more).",
 )
+@options.high_load_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @output.lang_option
@@ -84,7 +85,9 @@ def command(spec: str, new: str | None, **given: Any) -> int:
         return 0
     quiet = given["quiet"]
 
-    cells = fill_spec(loaded, out, only=given["only"], quiet=quiet)
+    cells = fill_spec(
+        loaded, out, only=given["only"], quiet=quiet, high_load=given["allow_high_load"]
+    )
     for name in given["tables"]:
         tables.write_matrix(Path(name), cells)
     _finish(loaded, cells, out, given["as_json"], given["lang"])
@@ -117,7 +120,9 @@ def _init(path: Path) -> int:
     return 0
 
 
-def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool) -> list[Cell]:
+def fill_spec(
+    spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool, high_load: bool = False
+) -> list[Cell]:
     """The spec's cells, filled as far as they can be; what happens is told on stderr."""
     from servecap.matrix import fill
 
@@ -125,7 +130,7 @@ def fill_spec(spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool)
         _say(event, quiet)
 
     def find_cell(job: CellJob, url: str, folder: Path) -> Cell:
-        return _find(job, url, folder, quiet)
+        return _find(job, url, folder, quiet, high_load)
 
     return fill.fill(spec, out, find_cell, only=only, on_event=on_event)
 
@@ -200,7 +205,7 @@ def _say(event: Event, quiet: bool) -> None:
             progress.say(f"{place}: failed: {event.error}", quiet=quiet)
 
 
-def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
+def _find(job: CellJob, url: str, folder: Path, quiet: bool, high_load: bool) -> Cell:
     """The cell's capacity: of the server at *url*, or as the engine model predicts it."""
     import msgspec
 
@@ -212,19 +217,21 @@ def _find(job: CellJob, url: str, folder: Path, quiet: bool) -> Cell:
     if isinstance(job.source, Predict):
         return predicted.cell_of(job, job.source)
     levels = _fresh(folder)
-    result, emulated = _searched(job, url, levels, quiet)
+    result, emulated = _searched(job, url, levels, quiet, high_load)
     write_json(levels / find.SEARCH, result)
     cell = cell_of(job, result, provenance=str(levels))
     return msgspec.structs.replace(cell, origin="predicted") if emulated else cell
 
 
-def _searched(job: CellJob, url: str, levels: Path, quiet: bool) -> tuple[SearchResult, bool]:
+def _searched(
+    job: CellJob, url: str, levels: Path, quiet: bool, high_load: bool
+) -> tuple[SearchResult, bool]:
     """What was found at *url*, and whether our own emulator answered there."""
     from servecap.preflight import is_emulator
     from servecap.probe import TargetSpec, open_bench
 
     target = TargetSpec(url=url, api=job.api, model=job.served_model)
-    bench = open_bench(target, job.scenario.workload, job.scenario.timeouts)
+    bench = open_bench(target, job.scenario.workload, job.scenario.timeouts, high_load=high_load)
     result, _ = find.search_with(
         bench,
         job.scenario,

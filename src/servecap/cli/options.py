@@ -71,6 +71,12 @@ def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+high_load_option: Callable[[F], F] = click.option(
+    "--allow-high-load",
+    is_flag=True,
+    help="More than 2000 users or 200 requests/s at a server that is not on this machine.",
+)
+
 target_options = _stack(
     click.option("--url", required=True, help="Base URL, with or without /v1; or unix:///PATH."),
     click.option(
@@ -85,9 +91,15 @@ target_options = _stack(
     click.option(
         "--header", "headers", multiple=True, metavar="'Name: value'", help="Extra request header."
     ),
+    click.option(
+        "--api-key-file",
+        type=click.Path(dir_okay=False),
+        help="File that holds the API key.  [default: SERVECAP_API_KEY, OPENAI_API_KEY]",
+    ),
     click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
     click.option("--ca-file", type=click.Path(dir_okay=False), help="CA certificates to trust."),
     click.option("--proxy", metavar="URL", help="HTTP proxy to go through, http://host:port."),
+    high_load_option,
     click.option(
         "--workers",
         type=Workers(),
@@ -210,6 +222,22 @@ judge_options = _stack(
         metavar="S",
         help="A request that takes longer has failed.",
     ),
+    click.option(
+        "--connect-timeout",
+        type=float,
+        default=10.0,
+        show_default=True,
+        metavar="S",
+        help="So has one that gets no connection in that time.",
+    ),
+    click.option(
+        "--gap-timeout",
+        type=float,
+        default=60.0,
+        show_default=True,
+        metavar="S",
+        help="And one whose answer pauses for longer.",
+    ),
 )
 
 output_options = _stack(
@@ -278,9 +306,9 @@ def timeouts(options: dict[str, Any]) -> Timeouts:
     base, patience_s = Timeouts(), options.get("patience")
     first_s = base.first_token_s if patience_s is None else _positive("--patience", patience_s)
     return Timeouts(
-        connect_s=min(base.connect_s, total_s),
+        connect_s=min(_positive("--connect-timeout", options["connect_timeout"]), total_s),
         first_token_s=min(first_s, total_s),
-        gap_s=min(base.gap_s, total_s),
+        gap_s=min(_positive("--gap-timeout", options["gap_timeout"]), total_s),
         total_s=total_s,
     )
 

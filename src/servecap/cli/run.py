@@ -62,7 +62,8 @@ def command(**given: Any) -> int:
       servecap run --url http://localhost:8000 --rate 2 --schedule ramp:20/120 --burstiness 2
       servecap run --url http://localhost:8000 --trace azure.csv --time-scale 10
 
-    The API key is read from SERVECAP_API_KEY, else OPENAI_API_KEY.
+    The API key is read from --api-key-file, else SERVECAP_API_KEY, else OPENAI_API_KEY. Ctrl-C lets
+    what is in flight end, for 5 s at most; a second one drops it.
     """
     from servecap.report import text
 
@@ -89,6 +90,7 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
         workers=given["workers"],
         ray=given["ray"],
         around=options.around(given),
+        high_load=given["allow_high_load"],
     )
     quiet = given["quiet"]
     scenario = _with_rate(scenario, bench.workload.player, quiet)
@@ -122,6 +124,12 @@ def target_spec(given: dict[str, Any]) -> TargetSpec:
     from servecap.probe import TargetSpec
     from servecap.wire.endpoint import Security
 
+    if any(line.partition(":")[0].strip().lower() == "authorization" for line in given["headers"]):
+        progress.say(
+            "note: other users of this machine can read a key on the command line: give it by "
+            "--api-key-file, or in SERVECAP_API_KEY",
+            quiet=given["quiet"],
+        )
     return TargetSpec(
         url=given["url"],
         api=given["api"],
@@ -130,6 +138,7 @@ def target_spec(given: dict[str, Any]) -> TargetSpec:
         headers=given["headers"],
         security=Security(insecure=given["insecure"], ca_file=given["ca_file"]),
         proxy=given["proxy"],
+        key_file=given["api_key_file"],
     )
 
 

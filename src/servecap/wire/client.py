@@ -58,6 +58,7 @@ class Client:
         self._idle: list[Connection] = []
         self._active: dict[int, Exchange] = {}
         self._address = endpoint.addresses[0]
+        self._endpoint = endpoint
 
     @property
     def in_flight(self) -> int:
@@ -115,8 +116,13 @@ class Client:
             connection.owner = None
             self._idle.append(connection)
         exchange.connection = None
-        assert exchange.record is not None
-        self._on_record(exchange.record)
+        record = exchange.record
+        assert record is not None
+        if record.error is not None:
+            scrubbed = self._endpoint.scrubbed(record.error)
+            if scrubbed != record.error:
+                record = msgspec.structs.replace(record, error=scrubbed)
+        self._on_record(record)
 
     def sweep(self) -> None:
         """End the exchanges that are past one of their timeouts."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
 import ssl
+from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
@@ -21,24 +23,27 @@ _OUR_HEADERS = ("connection", "content-length", "host", "transfer-encoding")
 _UNIX = "unix://"
 _UNIX_PATH_BYTES = 107  # sun_path of Linux, without its end
 
+HIDDEN = "[hidden]"
+_PLAIN_HEADERS = ("User-Agent", "Accept", "Content-Type")
+_SECRET_CHARS = 6  # shorter words would be found everywhere
 KEY_VARIABLES = ("SERVECAP_API_KEY", "OPENAI_API_KEY")
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where requests go. `headers` may hold a key: never print or store them."""
+    """Where requests go. `headers` and `secrets` may hold a key: never print or store them."""
 
     host: str  # as the Host header says it
     prefix: str  # of every path, "" for none
     addresses: tuple[Address, ...]
     headers: dict[str, str]
+    secrets: tuple[str, ...] = ()  # what no text of a server may bring into ours
+    local: bool = True  # the server is on this machine, as far as its address tells
 
-    @property
-    def local(self) -> bool:
-        """Whether it is on this machine, as far as the address tells."""
-        first = self.addresses[0]
-        if first.family == socket.AF_UNIX:
-            return True
-        return str(first.sockaddr[0]).startswith(("127.", "::1"))
+    def scrubbed(self, text: str) -> str:
+        """*text* without our keys: some servers repeat them in their errors."""
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,18 +59,20 @@ def resolve(
     headers: tuple[str, ...] = (),
     security: Security | None = None,
     proxy: str | None = None,
+    key_file: str | None = None,
 ) -> Endpoint:
     """The endpoint behind *url*, a base URL with or without a trailing /v1, or unix:///PATH.
 
-    The API key is taken from the environment (SERVECAP_API_KEY, else OPENAI_API_KEY). A *proxy*
-    is used only where it is given: http://host:port.
+    The API key is that in *key_file*, else in the environment (SERVECAP_API_KEY, OPENAI_API_KEY).
+    A *proxy* is used only where it is given: http://host:port.
 
     Raises:
-        UsageError: the URL or a header cannot be read.
+        UsageError: the URL, a header or the key cannot be read.
         EndpointError: the host is not known.
     """
+    sent = _headers(headers, _key(key_file))
     if url.startswith(_UNIX):
-        return _unix(url, headers, proxy)
+        return _unix(url, sent, proxy)
     parts = _split(url)
     host = parts.hostname
     assert host is not None
@@ -86,23 +93,45 @@ def resolve(
             msgspec.structs.replace(a, tls=tls, server_name=host, tunnel=tunnel)
             for a in _proxy_addresses(proxy)
         )
-    return Endpoint(host=shown, prefix=prefix, addresses=addresses, headers=_headers(headers))
+    local = _is_local(host) if proxy else all(_is_local(a.sockaddr[0]) for a in addresses)
+    return Endpoint(
+        host=shown,
+        prefix=prefix,
+        addresses=addresses,
+        headers=sent,
+        secrets=_secrets(sent),
+        local=local,
+    )
 
 
-def _unix(url: str, headers: tuple[str, ...], proxy: str | None) -> Endpoint:
+def _is_local(host: str) -> bool:
+    """Whether the name or address stands for this machine, as far as can be told from itself."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _unix(url: str, headers: dict[str, str], proxy: str | None) -> Endpoint:
     path = url.removeprefix(_UNIX)
     if proxy is not None:
         raise UsageError(f"URL {url!r} is a local socket, which no proxy can reach: leave it away")
     if not path.startswith("/") or len(os.fsencode(path)) > _UNIX_PATH_BYTES:
         raise UsageError(f"URL {url!r} must be unix:// and a path from /, of 107 bytes at most")
     address = Address(family=socket.AF_UNIX, sockaddr=path, server_name="localhost")
-    return Endpoint(host="localhost", prefix="", addresses=(address,), headers=_headers(headers))
+    return Endpoint(
+        host="localhost",
+        prefix="",
+        addresses=(address,),
+        headers=headers,
+        secrets=_secrets(headers),
+    )
 
 
 def _proxy_addresses(proxy: str) -> tuple[Address, ...]:
     parts = _split(proxy)
     if parts.scheme != "http" or parts.path not in ("", "/"):
-        raise UsageError(f"proxy {proxy!r} must look like http://host:port")
+        raise UsageError(f"proxy {_shown(proxy)!r} must look like http://host:port")
     assert parts.hostname is not None
     return _addresses(parts.hostname, _port(proxy, parts) or 80, None)
 
@@ -112,13 +141,24 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:
         parts = SplitResult("", "", "", "", "")
-    if "@" in parts.netloc:  # and the message must not show the password
-        raise UsageError(f"URL {parts.hostname!r}: give the base URL only, without user and key")
+    if "@" in parts.netloc:
+        raise UsageError(f"URL {_shown(url)!r}: give the base URL only, without user and key")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"URL {url!r} must look like http://host:port or https://host")
+        raise UsageError(f"URL {_shown(url)!r} must look like http://host:port or https://host")
     if parts.query or parts.fragment:
-        raise UsageError(f"URL {url!r}: give the base URL only, without query or fragment")
+        raise UsageError(f"URL {_shown(url)!r}: give the base URL only, without query or fragment")
     return parts
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be a user, a password or a key in it.
+
+    >>> _shown("https://me:secret@host/v1?key=secret")
+    'https://host/v1'
+    """
+    scheme, mark, rest = url.partition("://")
+    rest = re.split("[?#]", rest if mark else scheme)[0].rpartition("@")[2]
+    return f"{scheme}{mark}{rest}" if mark else rest
 
 
 def _port(url: str, parts: SplitResult) -> int | None:
@@ -127,7 +167,7 @@ def _port(url: str, parts: SplitResult) -> int | None:
     except ValueError:
         port = 0
     if port == 0:
-        raise UsageError(f"URL {url!r} has a port that is not within 1 and 65535")
+        raise UsageError(f"URL {_shown(url)!r} has a port that is not within 1 and 65535")
     return port
 
 
@@ -161,18 +201,47 @@ def _tls(security: Security) -> ssl.SSLContext:
     return context
 
 
-def _headers(extra: tuple[str, ...]) -> dict[str, str]:
+def _key(file: str | None) -> str | None:
+    """The API key that is given, in a file or in the environment."""
+    if file is not None:
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UsageError(f"--api-key-file {file!r} cannot be read: {error.strerror}") from None
+        except (UnicodeDecodeError, ValueError):
+            raise UsageError(f"--api-key-file {file!r} holds no text") from None
+        if not key:
+            raise UsageError(f"--api-key-file {file!r} is empty: it must hold the key")
+        return _checked(key, f"--api-key-file {file!r}")
+    for variable in KEY_VARIABLES:
+        if key := os.environ.get(variable, ""):
+            return _checked(key, variable)
+    return None
+
+
+def _checked(key: str, where: str) -> str:
+    if not key.isascii() or not _HEADER_VALUE.fullmatch(key):
+        raise UsageError(f"{where} holds characters that no header may have")
+    return key
+
+
+def _secrets(headers: dict[str, str]) -> tuple[str, ...]:
+    """What of the headers may be secret, longest first: all but our own and what is very short."""
+    found: set[str] = set()
+    for name, value in headers.items():
+        if name not in _PLAIN_HEADERS:
+            found |= {value, *value.split()}
+    return tuple(sorted((s for s in found if len(s) >= _SECRET_CHARS), key=len, reverse=True))
+
+
+def _headers(extra: tuple[str, ...], key: str | None) -> dict[str, str]:
     headers = {
         "User-Agent": f"servecap/{__version__}",
         "Accept": "*/*",
         "Content-Type": "application/json",
     }
-    for variable in KEY_VARIABLES:
-        if key := os.environ.get(variable):
-            if not key.isascii() or not _HEADER_VALUE.fullmatch(key):
-                raise UsageError(f"{variable} holds characters that no header may have")
-            headers["Authorization"] = f"Bearer {key}"
-            break
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
     for line in extra:
         name, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):

@@ -1,0 +1,168 @@
+"""SIGKILL at any moment: what had finished can be read, nothing is left running, work goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import psutil
+import pytest
+from scripted import Call, serving
+
+from servecap import cli
+from servecap.matrix.journal import read_journal
+from servecap.store import HEADER, RECORDS, read_run
+
+USERS = 3
+LOAD = ("--workload", "fixed:8/2", "--think", "0..0.01", "--quiet")
+GONE_S = 20.0  # that processes without a parent have to find out and go
+
+
+class Counted:
+    """How many answers were given."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+
+    async def __call__(self, call: Call) -> None:
+        await call.answer()
+        self.answered += 1
+
+
+@contextmanager
+def counting() -> Iterator[tuple[str, Counted]]:
+    reply = Counted()
+    with serving(reply) as server:
+        yield server.url, reply
+
+
+def forked(words: list[str]) -> int:
+    """The command line in a forked process with a group of its own; a start takes no time so."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        sys.argv = ["servecap", *words]
+        cli.main()
+    except SystemExit as ended:
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+    finally:
+        os._exit(99)
+
+
+def killed_after(pid: int, delay_s: float) -> None:
+    """SIGKILL for the process alone, unless it ended before; then its group must be empty."""
+    deadline = time.monotonic() + delay_s
+    waiting = threading.Event()
+    while (left_s := deadline - time.monotonic()) > 0:
+        done, _ = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        waiting.wait(min(0.01, left_s))
+    else:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    until = time.monotonic() + GONE_S
+    while left := group(pid):
+        assert time.monotonic() < until, f"left behind: {left}"
+        waiting.wait(0.02)
+
+
+def group(pid: int) -> list[str]:
+    """The living processes of a group."""
+    found = []
+    for process in psutil.process_iter(["pid", "status", "name"]):
+        try:
+            if os.getpgid(process.pid) == pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.info['name']} {process.pid}")
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+def readable(folder: Path) -> int:
+    """How many records a run folder holds; all whole lines must be records."""
+    if not (folder / HEADER).exists():
+        assert not (folder / RECORDS).exists() or (folder / RECORDS).stat().st_size == 0
+        return 0
+    run = read_run(folder)
+    assert all(r.ok or r.outcome in ("censored", "cancelled") for r in run.records)
+    assert len({r.request_id for r in run.records}) == len(run.records)
+    return len(run.records)
+
+
+def run_words(url: str, out: Path, workers: int) -> list[str]:
+    return ["run", "--url", url, *LOAD, "--users", str(USERS), "--duration", "60",
+            "--workers", str(workers), "--out", str(out)]  # fmt: skip
+
+
+def find_words(url: str, out: Path, _: int) -> list[str]:
+    return ["find", "--url", url, *LOAD, "--start", "2", "--max-users", "6", "--requests", "60",
+            "--slo", "ttft<9s", "--out", str(out)]  # fmt: skip
+
+
+def kill_many(
+    folder: Path, words: Callable[[str, Path, int], list[str]], seeds: range, most_s: float = 1.5
+) -> int:
+    """So many commands killed at random moments; how many records they left in all."""
+    total = 0
+    for seed in seeds:
+        rng = Random(seed)
+        out = folder / str(seed)
+        with counting() as (url, reply):
+            pid = forked(words(url, out, rng.choice((1, 1, 2))))
+            killed_after(pid, rng.uniform(0.0, most_s))
+            runs = [out, *out.glob("*-users-*")]
+            kept = sum(readable(run) for run in runs if run.is_dir())
+            most = 8 * USERS  # answered to the last, but not yet read, of which each user has one
+            assert kept >= reply.answered - most * max(1, len(runs) - 1), seed
+        total += kept
+    return total
+
+
+def test_killed_runs(tmp_path: Path) -> None:
+    assert kill_many(tmp_path, run_words, range(4)) > 0
+
+
+@pytest.mark.slow
+def test_run_killed_at_a_hundred_moments(tmp_path: Path) -> None:
+    assert kill_many(tmp_path, run_words, range(100, 200)) > 100
+
+
+@pytest.mark.slow
+def test_find_killed_at_forty_moments(tmp_path: Path) -> None:
+    assert kill_many(tmp_path, find_words, range(40), 4.0) > 40
+
+
+@pytest.mark.slow
+def test_matrix_killed_again_and_again_comes_to_its_end(tmp_path: Path) -> None:
+    """Each start goes on where the last one was killed; cells that were filled stay."""
+    rng = Random(5)
+    with counting() as (url, _):
+        spec = tmp_path / "m.yaml"
+        spec.write_text(
+            "scenarios: {s: {workload: 'fixed:8/2', think_s: [0, 0.01], slo: 'ttft<9s',"
+            " requests: 40, start: 2, max_users: 2}}\n"
+            f"cells:\n  - {{model: m, gpu: [a, b, c], tp: [1, 2], scenario: s, url: '{url}'}}\n"
+        )
+        kept = 0
+        for _attempt in range(30):
+            killed_after(forked(["matrix", str(spec), "--quiet"]), rng.uniform(0.3, 4.0))
+            entries = read_journal(tmp_path / "m" / "cells.jsonl")
+            filled = len({e.place for e in entries if e.cell is not None})
+            assert filled >= kept, "a filled cell was lost"
+            kept = filled
+            if kept == 6:
+                break
+        assert kept == 6
