@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-BEFORE_ITS_USE = {"psutil"}  # declared for the telemetry of the host
-NOT_INSTALLED_FOR_TESTS = {"otlp"}  # extras whose absence here is no fault
+MODULES_OF = {"pynvml": "nvidia-ml-py"}  # of extras that need not be installed here
+NOT_INSTALLED_FOR_TESTS = {"gpu", "otlp"}  # extras whose absence here is no fault
 
 
 def _requirements() -> list[tuple[str, Requirement]]:
@@ -87,11 +87,13 @@ def test_every_import_of_the_package_is_declared_and_each_core_dependency_is_imp
             # A name space such as opentelemetry is shared by several distributions.
             if name == "opentelemetry":
                 continue
-            projects = {canonicalize_name(home) for home in homes.get(name, [name])}
+            projects = {
+                canonicalize_name(home) for home in homes.get(name, [MODULES_OF.get(name, name)])
+            }
             assert projects & set(groups), f"{path.name} imports {name}, not in pyproject.toml"
             used |= projects
     core = {name for name, group in groups.items() if group == "core"}
-    assert core - BEFORE_ITS_USE <= used, "declared, but never imported"
+    assert core <= used, "declared, but never imported"
 
 
 def test_the_python_versions_that_are_named_agree() -> None:
