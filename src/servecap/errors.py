@@ -12,6 +12,9 @@ class ServecapError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names in damaged files may have several
+
 
 class GateNotMet(ServecapError):
     """The run is valid, but a limit that was asked for does not hold (exit 1)."""

@@ -232,4 +232,7 @@ def decode(line: bytes) -> Record:
         msgspec.DecodeError: the line is not a whole record.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return _decoder.decode(line)
+    try:
+        return _decoder.decode(line)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None

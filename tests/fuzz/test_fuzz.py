@@ -9,11 +9,13 @@ from random import Random
 from typing import Any
 
 import fuzz_targets
+import msgspec
 import pytest
 import written
 from fuzzing import fuzz
 from mutator import Mutator
 
+from servecap import record
 from servecap.engine import gpu_file, model
 from servecap.errors import UsageError
 from servecap.foreign import read as foreign
@@ -64,6 +66,15 @@ def test_tgi_time_that_is_none_is_taken_for_absent(value: str) -> None:
     assert found is not None
     assert (found.tpot_s, found.queue_s, found.prefill_s) == (None, None, None)
     assert timings({"x-inference-time": value}, 9) is None
+
+
+def test_record_nested_too_deeply_is_no_record() -> None:
+    with pytest.raises(msgspec.DecodeError):
+        record.decode(b'{"request_id":1,"x":' + b"[" * 100_000)
+
+
+def test_failure_is_one_line_whatever_it_names() -> None:
+    assert str(UsageError("key 'a\nb\u2028c' is not known")) == "key 'a b c' is not known"
 
 
 def test_error_of_a_server_is_printable_whatever_it_holds() -> None:
