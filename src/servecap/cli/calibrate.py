@@ -1,16 +1,19 @@
-"""`servecap calibrate`: fit the engine model to measured cells."""
+"""`servecap calibrate`: fit the engine model to measured cells and runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from servecap.cli import output
+from servecap.errors import UsageError
 
 if TYPE_CHECKING:
+    from servecap.predict.calibrate import Measured
     from servecap.predict.profile import Profile
+    from servecap.predict.rows import Rules
 
 # As the tables of the classic method grant it: their own cells break 3 s and 100 ms by a little.
 TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
@@ -23,9 +26,17 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 @click.option(
     "--engine",
     type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
-    default="tgi",
+    help="That the rows were measured on.  [default: vllm where there are runs, else tgi]",
+)
+@click.option("--model", help="Of the runs.  [default: the name that they were sent to]")
+@click.option("--gpu", help="Of the runs, such as a100-40gb, or a YAML file.")
+@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="Of the runs.")
+@click.option(
+    "--max-running",
+    type=click.IntRange(1),
+    default=256,
     show_default=True,
-    help="Engine that the cells were measured on.",
+    help="Requests that the server of the runs computes at once.",
 )
 @click.option("--slo", default=TABLE_SLO, show_default=True, help="Of rows that name none.")
 @click.option(
@@ -34,49 +45,82 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
     help="Requests of the classic stop rule; 0: steady state.  [default: by row, see the docs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the profile on stdout.")
-def command(
-    files: tuple[str, ...],
-    out: str,
-    name: str | None,
-    engine: str,
-    slo: str,
-    queue: int | None,
-    as_json: bool,
-) -> int:
-    """Fit the engine model to measured cells, and keep the result as a profile.
+def command(**given: Any) -> int:
+    """Fit the engine model to measured cells and runs, and keep the result as a profile.
 
-    FILES are tables of measured cells (CSV), matrix files or matrix folders. The profile tells
-    which parameters the cells could tell, where it holds, and how wrong it was on cells that were
-    left out; `servecap predict --profile` uses all three.
+    FILES are tables of measured cells (CSV), matrix files or matrix folders, folders of
+    `servecap run`, and folders of `servecap find`, of which each level counts. The profile tells
+    which parameters these could tell, where it holds, and how wrong it was on cells that were
+    left out; `servecap predict --profile` uses all three. Runs do not know their hardware: --gpu
+    and --tp tell it, for all that are given.
 
     \b
-    Example:
+    Examples:
       servecap calibrate cells.csv --out ours.json
+      servecap calibrate find-1 run-2 --model llama-13b --gpu a30 --tp 4 --out a30.json
       servecap predict --profile ours.json --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
     """
     import msgspec
 
     from servecap import slo as slos
     from servecap.cli.progress import say
-    from servecap.matrix import files as tables
-    from servecap.predict import calibrate, profile, rows, uncertainty
+    from servecap.predict import calibrate, profile, rows, runs, uncertainty
 
-    target = Path(out)
-    rules = msgspec.convert({"engine": engine, "queue": queue, "slo": slos.parse(slo)}, rows.Rules)
-    cells = [cell for file in files for cell in tables.read(Path(file)).cells]
-    found = rows.measured(cells, rules)
-    say(f"fitting the {engine} engine to {len(found)} cells")
+    target = Path(given["out"])
+    of_runs = [path for path in map(Path, given["files"]) if runs.folders_of(path)]
+    engine = given["engine"] or ("vllm" if of_runs else "tgi")
+    rules = msgspec.convert(
+        {"engine": engine, "queue": given["queue"], "slo": slos.parse(given["slo"])}, rows.Rules
+    )
+    found = [*_of_tables(given, rules), *_of_runs(given, of_runs, rules.engine)]
+    say(f"fitting the {rules.engine} engine to {len(found)} cells and runs")
     say_if_slow()
     start = profile.prior(rules.engine)
-    fit = calibrate.fit(found, start, name=name or target.stem)
+    fit = calibrate.fit(found, start, name=given["name"] or target.stem)
     fitted = uncertainty.with_spreads(fit)
     profile.save(fitted, target)
-    if as_json:
+    if given["as_json"]:
         output.print_json(fitted)
     else:
-        click.echo(_text(fitted, start))
-        click.echo(f"profile {fitted.name!r} is in {out}")
+        click.echo(_text(fitted, fit.problem.start))
+        click.echo(f"profile {fitted.name!r} is in {target}")
     return 0
+
+
+def _of_tables(given: dict[str, Any], rules: Rules) -> list[Measured]:
+    """The rows of the tables among the files."""
+    from servecap.matrix import files as tables
+    from servecap.predict import rows, runs
+
+    found = [Path(file) for file in given["files"] if not runs.folders_of(Path(file))]
+    cells = [cell for path in found for cell in tables.read(path).cells]
+    return rows.measured(cells, rules) if found else []
+
+
+def _of_runs(given: dict[str, Any], paths: list[Path], engine: str) -> list[Measured]:
+    """The rows of those folders; says which of their runs are left out, and why."""
+    import msgspec
+
+    from servecap.cli.progress import say
+    from servecap.engine.spec import EngineSpec
+    from servecap.predict import runs
+    from servecap.store import read_run
+
+    if not paths:
+        return []
+    if given["gpu"] is None:
+        raise UsageError(f"{paths[0]}: a run does not know its GPU: give --gpu (and --tp)")
+    model = given["model"] or read_run(runs.folders_of(paths[0])[0]).header.target.model
+    if model is None:
+        raise UsageError(f"{paths[0]}: the run does not know its model: give --model")
+    names = {name: given[name] for name in ("gpu", "tp", "max_running")}
+    spec = msgspec.convert({"model": model, "engine": engine, **names}, EngineSpec)
+    found = runs.measured(paths, spec)
+    for folder, why in found.skipped:
+        say(f"left out: {folder}: {why}")
+    for folder in found.estimated:
+        say(f"{folder}: tokens are estimated, since the server told none")
+    return list(found.rows)
 
 
 def say_if_slow() -> None:
@@ -91,11 +135,14 @@ def say_if_slow() -> None:
 
 def _text(fitted: Profile, start: Profile) -> str:
     """Parameters before and after, and the intervals."""
-    lines = ["parameter                      before      now   told by the cells"]
+    lines = ["parameter                      before      now   spread left   told by the rows"]
     for name, parameter in fitted.parameters.items():
-        before = start.parameters[name].value if name in start.parameters else 1.0
+        before = start.parameters[name]
         told = "yes" if parameter.identified else "no"
-        lines.append(f"{name:<28} {before:>8.3g} {parameter.value:>8.3g}   {told}")
+        left = parameter.spread / before.spread
+        lines.append(
+            f"{name:<28} {before.value:>8.3g} {parameter.value:>8.3g}   {left:>11.0%}   {told}"
+        )
     lines += ["", "80% of truths lie within, of the predicted figure"]
     for kind in ("calibrated", "transferred"):
         for figure, s in fitted.spreads[kind].items():
@@ -107,7 +154,8 @@ def _text(fitted: Profile, start: Profile) -> str:
     lines += [
         "",
         f"holds for {', '.join(known.models)} on {', '.join(known.gpus)}, up to TP{known.tp_max} "
-        f"and {known.users_max} users",
+        f"and {known.users_max} users, contexts of {known.context_tokens[0]:.0f} to "
+        f"{known.context_tokens[1]:.0f} tokens",
     ]
     return "\n".join(lines)
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     default="least-load",
     show_default=True,
 )
+@click.option("--max-running", type=click.IntRange(1), help="Requests that are computed at once.")
 @click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
 @click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
@@ -135,11 +136,12 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
         },
         Rules,
     )
+    most = given["max_running"]
     if table or (known and engine == "tgi"):
-        return rules
+        return msgspec.structs.replace(rules, max_running=most or rules.max_running)
     return msgspec.structs.replace(  # as `EngineSpec` has it: also in the matrix and the emulator
         rules,
-        max_running=256,
+        max_running=most or 256,
         memory_share=0.9,
         max_batch_prefill_tokens=4096,
         reserve_share=1.0,
