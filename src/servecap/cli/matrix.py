@@ -236,12 +236,35 @@ def _searched(
         bench,
         job.scenario,
         levels,
-        start=job.search.start,
+        start=first_users(job, quiet=quiet),
         max_users=job.search.max_users,
         precision=job.search.precision,
         quiet=quiet,
     )
     return result, is_emulator(bench.prepared.target.server)
+
+
+def first_users(job: CellJob, *, quiet: bool) -> int:
+    """Users that a cell's search starts with: as the spec says, else as the engine model expects.
+
+    A server or GPU that the model does not know is no error: the search finds its way.
+    """
+    from servecap.engine.spec import EngineSpec
+    from servecap.predict.guess import first_level, users_expected
+
+    bounds = job.search
+    if bounds.start is not None or job.origin != "measured":
+        return bounds.plain_start
+    spec = EngineSpec(model=job.model, gpu=job.gpu, tp=job.tp, gpu_memory_gb=job.gpu_memory_gb)
+    try:
+        expected = users_expected(spec, job.scenario, interconnect=job.interconnect)
+    except UsageError:
+        return bounds.plain_start
+    first = first_level(expected, otherwise=bounds.plain_start, most=bounds.max_users)
+    if expected is not None:
+        said = f"the engine model expects {expected.low:.0f} to {expected.high:.0f} users"
+        progress.say(f"{said}: the first level has {first}", quiet=quiet)
+    return first
 
 
 def _fresh(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from servecap.scenario import Scenario
 
 # What a command or URL may hold in braces. Port and host are known only when the server starts.
 PLACEHOLDERS = ("model", "gpu", "tp", "scenario", "host", "port")
+_START = 8  # users
 
 
 class Url(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="url"):
@@ -69,11 +70,19 @@ Source = Url | Command | Emulate | Predict
 
 
 class SearchBounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the search for the capacity starts and ends, and how narrow its bracket shall be."""
+    """Where the search for the capacity starts and ends, and how narrow its interval shall be.
 
-    start: int = 8
+    `start` None: where the engine model says, else at `_START` users.
+    """
+
+    start: int | None = None
     max_users: int = 10_000
     precision: float = 0.05
+
+    @property
+    def plain_start(self) -> int:
+        """Users of the first level where nothing is expected of the server."""
+        return min(_START, self.max_users) if self.start is None else self.start
 
 
 class CellJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +128,9 @@ class CellJob(msgspec.Struct, frozen=True, kw_only=True):
                 source, ready=plain.ready, ready_timeout_s=plain.ready_timeout_s,
                 stop=plain.stop, stop_timeout_s=plain.stop_timeout_s,
             )  # fmt: skip
-        return digest(msgspec.structs.replace(self, source=source))
+        # A start that was left open is a guess, which shall not change the key.
+        search = msgspec.structs.replace(self.search, start=self.search.plain_start)
+        return digest(msgspec.structs.replace(self, source=source, search=search))
 
     @property
     def slug(self) -> str:

@@ -66,7 +66,7 @@ def estimate_s(job: CellJob) -> float:
     think_s = fmean(load.think_s) if isinstance(load, ClosedLoop) else 0.0
     cycle_s = _limit_s(job, "ttft") + _TOKENS * _limit_s(job, "tpot") + think_s
     top = min(_USERS, job.search.max_users)
-    levels = [job.search.start]
+    levels = [job.search.plain_start]
     while levels[-1] * 2 <= top:
         levels.append(levels[-1] * 2)
     levels += [top] * max(1, math.ceil(math.log2(1 / job.search.precision)))

@@ -54,7 +54,7 @@ _SETTINGS = {
     "max_duration_s": "the longest that one level may take",
     "timings": "whose clock the SLO is held against",
     "seed": "seed of all random numbers",
-    "start": "users that the search starts with",
+    "start": "users that the search starts with; else 8, or what the engine model expects",
     "max_users": "most users that the search tries",
     "precision": "how narrow the bracket shall be: 0.05 is 5%",
     "served_model": "the model's name in requests; may hold {model} {gpu} {tp} {scenario}",

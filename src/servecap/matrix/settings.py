@@ -72,7 +72,7 @@ def scenario_of(settings: Settings, bounds: SearchBounds, folder: Path) -> Scena
     except UsageError as error:
         raise ValueError("slo", str(error)) from None
     return Scenario(
-        load=ClosedLoop(users=bounds.start, think_s=(low, high)),
+        load=ClosedLoop(users=bounds.plain_start, think_s=(low, high)),
         workload=workload,
         slo=slo,
         stop=StopRule(
@@ -93,14 +93,12 @@ def bounds_of(settings: Settings) -> SearchBounds:
         ValueError: as `scenario_of`.
     """
     base = SearchBounds()
-    start = base.start if settings.start is None else settings.start
+    start = settings.start
     most = base.max_users if settings.max_users is None else settings.max_users
     precision = base.precision if settings.precision is None else settings.precision
-    if settings.start is None:
-        start = min(start, most)
     if most < 1:
         raise ValueError("max_users", f"{most} is not at least 1")
-    if not 1 <= start <= most:
+    if start is not None and not 1 <= start <= most:
         raise ValueError("start", f"{start} does not lie within 1 and max_users, {most}")
     if not 0 < precision < 1:
         raise ValueError("precision", f"{precision:g} does not lie within 0 and 1 (5% is 0.05)")
