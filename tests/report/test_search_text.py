@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
+import synthetic
 
 from servecap.cell import Capacity
+from servecap.cli.find import level_line
+from servecap.metrics import Verdict
 from servecap.report.overview import search_headline
 from servecap.report.search_text import search_text
 from servecap.scenario import ClosedLoop, Scenario
-from servecap.search import SearchResult
+from servecap.search import Level, SearchResult
+from servecap.summarize import summarize
 
 
 def found(users: int, high: int | None) -> SearchResult:
@@ -36,3 +41,19 @@ def test_headline_claims_what_was_shown(
     result = found(users, high)
     assert said in search_text(result)
     assert plain in search_headline(result).plain
+
+
+def test_advice_is_said_once_and_not_for_each_level_that_could_not_be_measured() -> None:
+    reason = "client_limited: requests were sent 69 ms late. Give the client more processes"
+    summary = msgspec.structs.replace(summarize(synthetic.run()), invalid_reasons=(reason,))
+    level = Level(users=9, verdict=Verdict.PASS, valid=False, summary=summary, why="why")
+    stop = f"all held but what cannot be measured; 9 users cannot be measured: {reason}"
+    result = msgspec.structs.replace(
+        found(4, None), levels=(level,) * 4, stop_reason=stop, unsure="no upper end was found"
+    )
+    said = " ".join(search_text(result).split())
+    assert said.count("Give the client more processes") == 1
+    assert said.count("INVALID") == 4
+    assert "No upper end was found. The search ended because all held" in said
+    assert "69 ms late" in level_line(level)
+    assert "Give the client" not in level_line(level)

@@ -216,7 +216,7 @@ def search_with(
 
 def level_line(level: Level) -> str:
     """One level in one line."""
-    from servecap.report import units
+    from servecap.report import search_text, units
 
     means = [
         f"{name.upper()} {units.seconds(found.mean)}"
@@ -231,7 +231,7 @@ def level_line(level: Level) -> str:
             click.style(f"{verdict:7}", fg=colour),
             *means,
             f"{level.summary.requests} requests",
-            f"({level.why})" if level.valid else f"({'; '.join(level.summary.invalid_reasons)})",
+            f"({level.why})" if level.valid else f"({search_text.invalid(level)})",
         ]
     )
 

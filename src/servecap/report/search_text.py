@@ -50,7 +50,7 @@ def meaning(result: SearchResult) -> str:
     if capacity.limited_by is not None and capacity.users_high is not None:
         parts.append(f"With more users {capacity.limited_by} breaks first.")
     if result.unsure is not None:
-        parts.append(f"{result.unsure}.")
+        parts.append(f"{result.unsure[0].upper()}{result.unsure[1:]}.")
     parts.append(f"The search ended because {result.stop_reason}.")
     return " ".join(parts)
 
@@ -75,7 +75,7 @@ def level_table(result: SearchResult) -> Table:
 
 def _row(level: Level) -> tuple[str, ...]:
     s = level.summary
-    why = level.why if level.valid else f"{level.why}; {'; '.join(s.invalid_reasons)}"
+    why = level.why if level.valid else f"{level.why}; {invalid(level)}"
     return (
         f"{level.users:,}",
         level.verdict.upper() if level.valid else "INVALID",
@@ -87,6 +87,11 @@ def _row(level: Level) -> tuple[str, ...]:
         f"{s.requests:,}",
         why,
     )
+
+
+def invalid(level: Level) -> str:
+    """Why the level is INVALID, without the advice: that would be said once for each level."""
+    return "; ".join(reason.partition(". ")[0] for reason in level.summary.invalid_reasons)
 
 
 def _mean(summary: Summary, metric: str) -> str:

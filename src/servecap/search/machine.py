@@ -145,7 +145,7 @@ class Search:
         if self._barred is not None and load >= self._barred:
             load = math.sqrt(top.load * self._barred)
             if self._tried(load) or load / top.load < 1 + self._precision:
-                return self._stop(f"{self._barred:g} cannot be measured, and below it all held")
+                return self._stop("all held but what cannot be measured")
         return self._at(load, self._least, f"nothing is broken at {top.load:g}: on by the slope")
 
     def _extrapolated(self, top: Told) -> float:
