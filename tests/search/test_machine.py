@@ -103,6 +103,16 @@ def test_the_price_of_certainty_is_told() -> None:
     assert "more requests" in said
 
 
+def test_one_failed_level_is_no_ground_for_a_count_of_requests() -> None:
+    """A search that its budget ended after one level once asked for 2e24 more requests."""
+    search = Search(start=8, most=1000, precision=0.05)
+    search.tell(8, [Margin(limit="x", value=2.0, error=0.1, requests=100)], 100)
+    said = search.unsure()
+    assert said is not None
+    assert "%" not in said
+    assert said.endswith("the capacity lies within 0 and 7; more levels are needed")
+
+
 def test_what_cannot_be_measured_bounds_the_search_without_breaking_a_limit() -> None:
     search = Search(start=8, most=1000, precision=0.05)
     while (asked := search.ask()) is not None:

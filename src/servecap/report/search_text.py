@@ -41,7 +41,8 @@ def meaning(result: SearchResult) -> str:
     """What limits, what is promised and why the search ended."""
     capacity = result.capacity
     parts = []
-    if result.estimate is not None and capacity.users_high is not None:
+    known = result.estimate is not None and result.estimate.best >= 1
+    if result.estimate is not None and known and capacity.users_high is not None:
         parts.append(
             f"The best single estimate is {result.estimate.best:,.0f} users; the interval holds "
             f"the capacity with {result.estimate.confidence:.0%} confidence, and its lower end is "

@@ -22,6 +22,7 @@ _ABOVE_MOST = 3  # levels above the estimate that may be spent on it
 _BEYOND = 1.5  # times the largest load tried, once a limit seems broken
 _LEVELS_MOST = 40
 _WIDE = 6.0  # times the precision: an interval about which little is known
+_VAGUE = 2.0  # an interval wider than so many times the estimate is no estimate
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
 _MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
 _NEARLY = 1.4  # times the precision: the level at the lower end makes such an interval narrow
@@ -254,7 +255,13 @@ class Search:
             return "no upper end was found"
         if self._narrow(estimate):
             return None
-        width = (estimate.high - estimate.low) / max(estimate.best, 1e-9)
+        if estimate.high - estimate.low > _VAGUE * estimate.best:
+            # Levels are missing, not requests: no count of these could be believed.
+            return (
+                f"UNSURE: all that is known is that the capacity lies within "
+                f"{_said(estimate.low)} and {_said(estimate.high)}; more levels are needed"
+            )
+        width = (estimate.high - estimate.low) / estimate.best
         have = self._near(estimate)
         more = have * ((width / self._precision) ** 2 - 1)
         return (
