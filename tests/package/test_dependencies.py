@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES_OF = {"pynvml": "nvidia-ml-py"}  # of extras that need not be installed here
-NOT_INSTALLED_FOR_TESTS = {"gpu", "otlp"}  # extras whose absence here is no fault
+NOT_INSTALLED_FOR_TESTS = {"bench"}  # extras whose absence here is no fault
 
 
 def _requirements() -> list[tuple[str, Requirement]]:
