@@ -13,7 +13,8 @@ import secrets
 import socket
 import ssl
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +24,9 @@ from servecap.pipe import Pipe
 from servecap.wire.connection import Address
 from servecap.worker import Setup, work
 from servecap.workers import Link, Workers
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 START_LIMIT_S = 60.0
 _JOIN_LIMIT_S = 5.0
@@ -164,6 +168,27 @@ def on_nodes(address: str, count: int | None, setup: Setup) -> Workers:
                 f"--ray {address}: {error}: each node must take connections from this one"
             ) from None
         raise
+
+
+def spread(address: str, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """What *work* makes of each part, in order, done on the cores of the Ray cluster there.
+
+    A part whose node dies is done again on another.
+
+    Raises:
+        UsageError: Ray is missing, the cluster cannot be joined, or no node can do the work.
+    """
+    ray = _joined(address)
+    task = ray.remote(num_cpus=1)(work)
+    try:
+        for future in [task.remote(part) for part in parts]:
+            yield ray.get(future)
+    except ray.exceptions.RayError as error:
+        why = str(error).strip().rpartition("\n")[2]
+        raise UsageError(
+            f"--ray {address}: a node cannot do its part ({why}): "
+            f"install servecap[fast,ray] {__version__} on the nodes"
+        ) from None
 
 
 def _joined(address: str) -> Any:

@@ -19,14 +19,19 @@ import pytest
 from drive import WORKLOAD, for_s, requests
 from scripted import Call, serving
 
+from servecap.engine.spec import EngineSpec
 from servecap.errors import UsageError
 from servecap.measure import Progress, measure
 from servecap.pipe import Bye, End, Ping, Pipe, Pong, Ready, Send, Start
+from servecap.plan.rehearsal import rehearse
+from servecap.plan.router import Traffic
+from servecap.predict.harness import Lengths
 from servecap.preflight import Prepared
 from servecap.probe import TargetSpec, open_bench
 from servecap.record import Outcome
 from servecap.run import Health, Run, Status
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
+from servecap.slo import parse
 from servecap.store import read_run
 from servecap.summarize import summarize
 from servecap.workers import Link, Workers
@@ -143,6 +148,28 @@ def test_two_nodes_are_as_two_processes_until_one_dies(nodes: TwoNodes, tmp_path
     assert_lost(lost, tmp_path / "lost")
     psutil.wait_procs(actors(), timeout=10)
     assert actors() == [], "no load process is left behind"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_plan_is_rehearsed_on_two_nodes_as_it_is_here(nodes: TwoNodes) -> None:
+    fleet = Traffic(
+        spec=EngineSpec(model="llama-13b", gpu="a100-40gb", tp=2),
+        instances=2,
+        users=8,
+        lengths=Lengths(prompt_tokens=200, output_tokens=40),
+        think_s=(0.5, 1.5),
+        cycle_s=2.0,
+    )
+    slo = parse("ttft.mean<3s")
+    seen: list[int] = []
+    (here,) = rehearse([fleet], slo, workers=1)
+    (there,) = rehearse(
+        [fleet], slo, ray=nodes.address, watch=lambda done, _total: seen.append(done)
+    )
+    assert len(there.runs) > 1
+    assert [run.mean("ttft") for run in there.runs] == [run.mean("ttft") for run in here.runs]
+    assert seen == list(range(1, len(there.runs) + 1)), "it was the cluster that played them"
 
 
 def assert_same(far: Run, near: Run) -> None:

@@ -105,6 +105,11 @@ class Share(click.ParamType[float]):
     type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     help="Simulate the choice as such an engine, at the peak and through the day.",
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="With --verify: simulate on the cores of the Ray cluster there (auto: this machine's).",
+)
 @click.option("--whole", is_flag=True, help="With --verify: simulate every instance, not enough.")
 @click.option(
     "--emit",
@@ -166,8 +171,9 @@ def planned(matrix: str, given: dict[str, Any]) -> tuple[Plan, tuple[Cell, ...]]
     from servecap.plan.outlook import with_outlook
     from servecap.plan.sizing import plan
 
-    if given["whole"] and not given["engine"]:
-        raise UsageError("--whole says how much --verify simulates: give --verify, too")
+    for name in ("whole", "ray"):
+        if given[name] and not given["engine"]:
+            raise UsageError(f"--{name} says how --verify simulates: give --verify, too")
     slo = slos.parse(given["slo"])
     demand = _demand(given)
     supply = _supply(given)
@@ -195,6 +201,7 @@ def _verified(answer: Plan, cells: Sequence[Cell], given: dict[str, Any]) -> Pla
         cells,
         engine=given["engine"],
         profile=profile,
+        ray=given["ray"],
         whole=given["whole"],
         watch=progress.say,
     )

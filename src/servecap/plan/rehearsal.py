@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from statistics import fmean, stdev
 
 import msgspec
 
+from servecap import cluster
 from servecap.engine import fast
 from servecap.engine.fleet import Ended, joined
 from servecap.engine.spec import instance
@@ -100,6 +101,7 @@ def rehearse(
     slo: Slo,
     *,
     workers: int | None = None,
+    ray: str | None = None,
     whole: bool = False,
     watch: Watch = lambda _done, _total: None,
 ) -> list[Rehearsed]:
@@ -111,10 +113,11 @@ def rehearse(
     too, up to 16 runs. Runs are spread over *workers* processes (None: the cores).
 
     Args:
+        ray: address of a Ray cluster; runs are spread over its cores instead.
         whole: every router in any case.
         watch: told as runs end.
     Raises:
-        UsageError: a model or GPU is not known to the engine model.
+        UsageError: a model or GPU is not known to the engine model; the cluster is of no use.
     """
     for case in dict.fromkeys(cases):
         instance(case.spec)  # a name that is not known is told here, not in a worker
@@ -129,7 +132,7 @@ def rehearse(
     while True:
         wanted = [s for group, n in zip(groups, counts, strict=True) for s in group[:n]]
         fresh = [shard for shard in _by_size(wanted) if shard not in seen]
-        seen |= zip(fresh, _played(fresh, workers, watch), strict=True)
+        seen |= zip(fresh, _played(fresh, workers, ray, watch), strict=True)
         found = [
             _rehearsed(case, group[:n], own, seen)
             for case, group, n, own in zip(cases, groups, counts, routers, strict=True)
@@ -181,17 +184,25 @@ def _by_size(flat: Sequence[Shard]) -> list[Shard]:
     return sorted(dict.fromkeys(flat), key=lambda s: -s.users * s.traffic.cycles)
 
 
-def _played(flat: Sequence[Shard], workers: int | None, watch: Watch) -> list[Ended]:
+def _played(
+    flat: Sequence[Shard], workers: int | None, ray: str | None, watch: Watch
+) -> list[Ended]:
+    if ray is not None:
+        return _watched(cluster.spread(ray, play_shard, flat), len(flat), watch)
     workers = min(workers or os.cpu_count() or 1, len(flat))
     requests = sum(shard.users * shard.traffic.cycles for shard in flat)
     if workers <= 1 or (fast.COMPILED and requests < _PARALLEL_FROM):
         return [play_shard(shard) for shard in flat]
     play_shard(_first_seconds(flat[-1]))  # compiled once, before the processes need it
-    found = []
     with ProcessPoolExecutor(max_workers=workers) as pool:
-        for ended in pool.map(play_shard, flat):
-            found.append(ended)
-            watch(len(found), len(flat))
+        return _watched(pool.map(play_shard, flat), len(flat), watch)
+
+
+def _watched(ends: Iterable[Ended], total: int, watch: Watch) -> list[Ended]:
+    found: list[Ended] = []
+    for ended in ends:
+        found.append(ended)
+        watch(len(found), total)
     return found
 
 

@@ -35,6 +35,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineKind
     profile: Profile | None
     workers: int | None
+    ray: str | None
     whole: bool
     watch: Callable[[str], None]
 
@@ -125,7 +126,9 @@ def _rehearsed(
         if done < total and done * 4 // total > (done - 1) * 4 // total:
             asked.watch(f"{name}: {done} of {total} runs of a router are done")
 
-    return rehearse(cases, asked.slo, workers=asked.workers, whole=asked.whole, watch=watch)
+    return rehearse(
+        cases, asked.slo, workers=asked.workers, ray=asked.ray, whole=asked.whole, watch=watch
+    )
 
 
 def _fewer(

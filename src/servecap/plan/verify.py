@@ -24,6 +24,7 @@ def verify(
     engine: EngineKind = "vllm",
     profile: Profile | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     whole: bool = False,
     watch: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -41,6 +42,7 @@ def verify(
     do not; the next is then simulated in its place.
 
     Args:
+        ray: address of a Ray cluster that shares the work, instead of this machine's cores.
         whole: every router of the fleet is simulated, whatever is clear before.
         watch: told in words what is under way.
     Raises:
@@ -49,7 +51,7 @@ def verify(
     slo = slos.parse(plan.slo)
     asked = Asked(
         plan=plan, cells=cells, slo=slo, engine=engine, profile=profile, workers=workers,
-        whole=whole, watch=watch,
+        ray=ray, whole=whole, watch=watch,
     )  # fmt: skip
     while True:  # each turn has a cell with fewer users than before
         found: list[Found] = []
