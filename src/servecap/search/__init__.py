@@ -11,20 +11,18 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from servecap import rand, steady
+from servecap import rand
 from servecap.cell import Capacity
-from servecap.errors import InvalidRun, UsageError
+from servecap.errors import UsageError
 from servecap.metrics import LimitCheck, Summary, Verdict
-from servecap.run import Probe, Run, Status
+from servecap.run import Probe
 from servecap.scenario import ClosedLoop, Scenario
-from servecap.search.evidence import Margin, at_least, least_requests, margins
+from servecap.search.evidence import Margin, least_requests
+from servecap.search.hunt import Attempt, Hunt, Unit
 from servecap.search.known import Estimate
-from servecap.search.machine import CONFIDENCE, Ask, Search
-from servecap.summarize import summarize
+from servecap.search.machine import CONFIDENCE, Search
 
 __all__ = ["Estimate", "Level", "Margin", "Search", "SearchResult", "find", "limiting"]
-
-_LEAST_S = 1.0  # of the budget: with less there is no point in starting another level
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +90,8 @@ def find(
         InvalidRun: no level could be believed, so nothing can be said.
         UsageError: start, max_users, precision or confidence make no sense.
     """
-    if not isinstance(scenario.load, ClosedLoop):
+    closed = scenario.load
+    if not isinstance(closed, ClosedLoop):
         raise UsageError("find searches for users: it needs the closed loop, not --rate")
     if budget_s is not None and not budget_s > 0:
         raise UsageError(f"--budget {budget_s:g} s must be more than 0 s")
@@ -105,138 +104,43 @@ def find(
         least=min(least_requests(scenario.slo.limits), 2 * scenario.stop.requests),
         seed=rand.derive(scenario.seed, "search"),
     )
-    hunt = _Hunt(probe, scenario, search, budget_s, on_level)
+    unit = Unit(
+        said=lambda load: f"{load:.0f} users",
+        load=lambda load, before: _users(closed, round(load), before),
+        on_level=lambda attempt: on_level(_level(attempt)),
+    )
+    hunt = Hunt(probe, scenario, search, unit, budget_s)
     hunt.run()
-    return hunt.result()
+    levels = tuple(map(_level, hunt.levels))
+    estimate = search.estimate()
+    return SearchResult(
+        capacity=_capacity(estimate, levels),
+        levels=levels,
+        scenario=scenario,
+        stop_reason=hunt.stop_reason,
+        interrupted=hunt.interrupted,
+        estimate=estimate,
+        unsure=search.unsure(),
+    )
 
 
-class _Hunt:
-    """Takes the search from level to level, until it, the budget or the user ends it."""
-
-    def __init__(
-        self,
-        probe: Probe,
-        scenario: Scenario,
-        search: Search,
-        budget_s: float | None,
-        on_level: Callable[[Level], None],
-    ) -> None:
-        self._probe = probe
-        self._scenario = scenario
-        self._search = search
-        self._budget_s = budget_s
-        self._on_level = on_level
-        self._levels: list[Level] = []
-        self._stop_reason = ""
-        self._barred = ""
-        self._interrupted = False
-
-    def run(self) -> None:
-        while (asked := self._search.ask(last=self._is_last())) is not None:
-            left_s = self._left_s()
-            if left_s is not None and left_s < self._least_s():
-                self._stop_reason = f"the budget of {self._budget_s:g} s is spent"
-                return
-            level = self._twice(asked)
-            if level is None:
-                self._interrupted = True
-                self._stop_reason = f"ended by Ctrl-C while {asked.load:.0f} users were tried"
-                return
-            self._learn(level)
-        self._stop_reason = self._search.stop_reason
-        if self._barred:
-            self._stop_reason = f"{self._stop_reason}; {self._barred}"
-
-    def _is_last(self) -> bool:
-        """Whether the budget leaves no time for two more levels like the last one."""
-        left_s = self._left_s()
-        return left_s is not None and bool(self._levels) and left_s < 2 * self._levels[-1].spent_s
-
-    def _least_s(self) -> float:
-        """What a level takes at least: one cut short by the budget would only be INVALID."""
-        return max(_LEAST_S, min((x.spent_s for x in self._levels), default=0.0))
-
-    def _left_s(self) -> float | None:
-        if self._budget_s is None:
-            return None
-        return self._budget_s - sum(x.spent_s for x in self._levels)
-
-    def _twice(self, asked: Ask) -> Level | None:
-        """The level measured, and once more if it was not valid; None if the user ended it."""
-        level = self._try(asked, asked.why)
-        if level is None or level.valid:
-            return level
-        return self._try(asked, "again, the first was invalid")
-
-    def _learn(self, level: Level) -> None:
-        if level.valid:
-            self._search.tell(level.users, level.margins, level.summary.requests)
-            return
-        reasons = "; ".join(level.summary.invalid_reasons)
-        if not any(x.valid for x in self._levels):
-            raise InvalidRun(f"no capacity can be told: {level.users} users, INVALID: {reasons}")
-        self._search.bar(level.users)
-        self._barred = f"{level.users} users cannot be measured: {reasons}"
-
-    def _try(self, asked: Ask, why: str) -> Level | None:
-        users = int(asked.load)
-        run = self._probe(self._asked(users, asked.requests))
-        if run.header.status is Status.INTERRUPTED:
-            return None
-        summary = summarize(run)
-        level = Level(
-            users=users,
-            verdict=summary.verdict,
-            valid=summary.valid,
-            summary=summary,
-            why=why,
-            run_path=run.path,
-            margins=_told(run, summary),
-            spent_s=run.header.load_end_s or summary.window.end_s,
-        )
-        self._levels.append(level)
-        self._on_level(level)
-        return level
-
-    def _asked(self, users: int, requests: int) -> Scenario:
-        scenario, left_s = self._scenario, self._left_s()
-        longest_s = scenario.stop.max_duration_s
-        load = msgspec.structs.replace(scenario.load, users=users)
-        assert isinstance(load, ClosedLoop)
-        if load.ramp_s is None:
-            load = msgspec.structs.replace(load, ramp_s=cycle_s(self._levels, users))
-        return msgspec.structs.replace(
-            scenario,
-            load=load,
-            stop=msgspec.structs.replace(
-                scenario.stop,
-                requests=requests,
-                decide=True,
-                max_duration_s=longest_s if left_s is None else min(longest_s, left_s),
-            ),
-            seed=rand.derive(scenario.seed, "probe", len(self._levels)),
-        )
-
-    def result(self) -> SearchResult:
-        """What is known now."""
-        estimate = self._search.estimate()
-        return SearchResult(
-            capacity=_capacity(estimate, self._levels),
-            levels=tuple(self._levels),
-            scenario=self._scenario,
-            stop_reason=self._stop_reason,
-            interrupted=self._interrupted,
-            estimate=estimate,
-            unsure=self._search.unsure(),
-        )
+def _level(attempt: Attempt) -> Level:
+    return Level(
+        users=round(attempt.load),
+        verdict=attempt.summary.verdict,
+        valid=attempt.valid,
+        summary=attempt.summary,
+        why=attempt.why,
+        run_path=attempt.run_path,
+        margins=attempt.margins,
+        spent_s=attempt.spent_s,
+    )
 
 
-def _told(run: Run, summary: Summary) -> tuple[Margin, ...]:
-    """The run's margins; a level that was given up tells of the broken limits only."""
-    found = margins(run)
-    if not steady.given_up(summary.window):
-        return found
-    return tuple(at_least(m) for m in found if m.value > 0)
+def _users(load: ClosedLoop, users: int, before: Sequence[Attempt]) -> ClosedLoop:
+    """The load of a level, ramping in over the cycle that the levels before let expect."""
+    ramp_s = cycle_s(tuple(map(_level, before)), users) if load.ramp_s is None else load.ramp_s
+    return msgspec.structs.replace(load, users=users, ramp_s=ramp_s)
 
 
 def cycle_s(levels: Sequence[Level], users: int) -> float | None:
