@@ -10,7 +10,7 @@ import msgspec
 
 from servecap import steady
 from servecap.metrics import Summary, Verdict
-from servecap.record import Record, TokenSource
+from servecap.record import Record, TokenSource, last_tries
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, OpenLoop
 
@@ -95,10 +95,12 @@ def _population(run: Run, summary: Summary) -> list[str]:
         return []  # where all fail, more of them would not change that
     wanted = load.queue if load.each is None else load.users * load.each
     if wanted is not None:
-        if summary.requests == wanted:
+        inside = steady.counted(run.records, summary.window)
+        ended = len(last_tries(inside, run.scenario.retries))
+        if ended == wanted:
             return []
         return [
-            f"only {summary.requests} of the {wanted} requests had ended when the run did: "
+            f"only {ended} of the {wanted} requests had ended when the run did: "
             "classic figures are over all of them"
         ]
     if run.dropped:
@@ -218,6 +220,12 @@ def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]
         found.append(
             f"{short} of {len(good)} answers have fewer tokens than chunks, which cannot be: the "
             "server's counts are wrong, and TPOT and tokens/s with them"
+        )
+    resent = sum(r.resent for r in inside)
+    if resent:
+        found.append(
+            f"{resent} requests were sent again over a fresh connection, for the server had closed "
+            "the kept-open one without an answer: it closes idle connections early, or dropped them"
         )
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and load.queue is not None:

@@ -20,7 +20,7 @@ from servecap.cell import Capacity
 from servecap.differing import differences
 from servecap.errors import UsageError
 from servecap.metrics import Summary, Window
-from servecap.record import Record
+from servecap.record import Record, once_each
 from servecap.run import Run
 
 CONFIDENCE = 0.95
@@ -191,7 +191,8 @@ def _estimate(metric: str, sample: _Sample, confidence: float) -> stats.Interval
         return _rate(metric, sample, confidence)
     name, _, stat = metric.partition(".")
     value = verdict.value_of(name, server=sample.by_server)
-    found = [value(r) if r.ok else math.inf for r in sample.records]
+    told = sample.records if stat == "mean" else once_each(sample.records)
+    found = [value(r) if r.ok else math.inf for r in told]
     values = np.array([v for v in found if v is not None], dtype=np.float64)
     if not np.isfinite(values).any():
         return None
@@ -265,7 +266,7 @@ def _kept(record: Record, sample: _Sample) -> bool:
 
 def _estimate_share(_: str, sample: _Sample, confidence: float) -> stats.Interval | None:
     """The share of failures with Wilson's score interval, for failures that come in bursts too."""
-    failed = np.array([not r.ok for r in sample.records], dtype=np.float64)
+    failed = np.array([not r.ok for r in once_each(sample.records)], dtype=np.float64)
     if not len(failed):
         return None
     p, count = float(failed.mean()), float(len(failed))

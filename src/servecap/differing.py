@@ -48,7 +48,7 @@ def _unsettled(load: Load) -> str | None:
 
 def asked_differently(before: Scenario, after: Scenario) -> tuple[str, ...]:
     """In what two scenarios differ but for their load and seed."""
-    names = ("workload", "slo", "stop", "timeouts", "timings")
+    names = ("workload", "slo", "stop", "timeouts", "timings", "retries")
     return tuple(
         _differing([(name, getattr(before, name), getattr(after, name)) for name in names])
     )

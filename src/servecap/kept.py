@@ -61,7 +61,7 @@ class _Figures:
         self._stalled = 0
 
     def add(self, record: Record) -> None:
-        self._requests += 1
+        self._requests += not record.made_good  # see `record.once_each`
         if not record.ok:
             self._errors[error_kind(record)] += 1
             return

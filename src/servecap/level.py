@@ -142,13 +142,18 @@ def shifted(record: Record, zero_s: float) -> Record:
     """The record with all its times counted from *zero_s*."""
     if not zero_s:
         return record
-    first_s = record.first_token_s
+
+    def moved(at_s: float | None) -> float | None:
+        return None if at_s is None else at_s - zero_s
+
     return msgspec.structs.replace(
         record,
         planned_s=record.planned_s - zero_s,
         sent_s=record.sent_s - zero_s,
         end_s=record.end_s - zero_s,
-        first_token_s=None if first_s is None else first_s - zero_s,
+        first_token_s=moved(record.first_token_s),
+        last_token_s=moved(record.last_token_s),
+        first_planned_s=moved(record.first_planned_s),
         chunk_s=Times(at_s - zero_s for at_s in record.chunk_s),
     )
 
@@ -169,6 +174,8 @@ def cut_off(arrival: Arrival, now_s: float) -> Record:
         session=arrival.request.session,
         turn=arrival.request.turn,
         part=arrival.request.part,
+        attempt=arrival.attempt,
+        first_planned_s=arrival.first_planned_s,
     )
 
 
@@ -185,6 +192,8 @@ def turned_away(arrival: Arrival, now_s: float, ceiling: int) -> Record:
         session=arrival.request.session,
         turn=arrival.request.turn,
         part=arrival.request.part,
+        attempt=arrival.attempt,
+        first_planned_s=arrival.first_planned_s,
     )
 
 

@@ -133,7 +133,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     `client` keys: ttft, ttft_sent, tpot, e2e, gap, lag, prompt_tokens, output_tokens.
     `server` keys: ttft, tpot, e2e, queue, prefill (only what the server told).
     Latency distributions are over successful requests; failures count in `error_rate`, in
-    percentile limits (as infinitely slow) and in `attainment_share`.
+    percentile limits (as infinitely slow) and in `attainment_share`. Each try of a request counts
+    in `requests`; a success after a retry leaves its request a failure in all of these three.
     """
 
     window: Window
@@ -160,6 +161,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     achieved_rps: float | None = None  # open loop: requests that were sent in it, by its length
     rate_of: Literal["requests", "sessions"] = "requests"  # what the three rates above count
     parts: tuple[PartFigures, ...] = ()  # of a mix
+    retries: int = 0  # of `requests`, later tries of one that had failed
+    retries_ok: int = 0  # of `retries`, those that succeeded
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     stability: Stability | None = None  # None: too few requests to tell
     telemetry: Telemetry | None = None  # None: nothing was looked at

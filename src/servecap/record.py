@@ -45,6 +45,7 @@ class Outcome(StrEnum):
     CENSORED = "censored"  # still running when the measurement ended
 
 
+LATER = (429, 503)  # statuses that say so, where 500 and the others say no
 NOT_SENT = "not sent:"  # how the error of an arrival beyond the ceiling begins
 
 
@@ -80,11 +81,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A request that is due: *user* sends it at *planned_s*."""
+    """A request that is due: *user* sends it at *planned_s*.
+
+    Of a later try, `first_planned_s` is when the first one was due.
+    """
 
     request: Request
     user: int
     planned_s: float
+    attempt: int = 1
+    first_planned_s: float | None = None
 
 
 class ServerTimings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -115,6 +121,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     it carried (a chunk is not a token); both are empty when the answer was not streamed.
     `last_token_s` is there where the last chunk is not when the last token came: the answer ended
     with a token without text, or it is an imported request with nothing timed in between.
+
+    A request that was tried again has a record for each try, of the same `request_id`. Every time
+    in it is of that try, but latencies count from when the first one was planned: so long has the
+    user waited.
     """
 
     request_id: int
@@ -140,6 +150,32 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     session: int | None = None
     turn: int = 0
     part: int | None = None
+    attempt: int = 1
+    first_planned_s: float | None = None  # of a later try: when the first was planned
+    resent: bool = False  # over a fresh connection, as the kept-open one was closed unanswered
+    retry_after_s: float | None = None  # how long the server asked to wait (Retry-After)
+
+    @property
+    def asked_s(self) -> float:
+        """Since when the user has waited: the planned time, of the first try."""
+        return self.planned_s if self.first_planned_s is None else self.first_planned_s
+
+    @property
+    def made_good(self) -> bool:
+        """Whether it is the success of a request that had failed before."""
+        return self.attempt > 1 and self.ok
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether nothing of the request was served, and another try may fare better.
+
+        So it is where no connection could be had, the server closed it before the first byte of
+        an answer, or it answered 429 or 503. An answer that broke off has cost the server its
+        work, and a timeout has cost users their time: neither is repeated.
+        """
+        if self.outcome is Outcome.REFUSED:
+            return not self.turned_away
+        return self.outcome is Outcome.HTTP_ERROR and self.status in LATER
 
     @property
     def turned_away(self) -> bool:
@@ -158,7 +194,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def ttft_s(self) -> float | None:
         """First-token latency from the *planned* time, so that a late client cannot hide it."""
-        return None if self.first_token_s is None else self.first_token_s - self.planned_s
+        return None if self.first_token_s is None else self.first_token_s - self.asked_s
 
     @property
     def ttft_sent_s(self) -> float | None:
@@ -168,7 +204,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def e2e_s(self) -> float:
         """Response time from the planned time to the end of the answer."""
-        return self.end_s - self.planned_s
+        return self.end_s - self.asked_s
 
     @property
     def tpot_s(self) -> float | None:
@@ -190,6 +226,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def gaps_s(self) -> list[float]:
         """Times between successive chunks of output."""
         return [b - a for a, b in zip(self.chunk_s, self.chunk_s[1:], strict=False)]
+
+
+def once_each(records: Iterable[Record]) -> list[Record]:
+    """What failures are held against: no request counts as failed *and* as well.
+
+    A success after a retry is left out, for its request has failed already. So a retry can add a
+    failure to a share of errors, but can never make that share smaller.
+    """
+    return [record for record in records if not record.made_good]
+
+
+def last_tries(records: Iterable[Record], retries: int) -> list[Record]:
+    """Those of the records with which their request was over: no retry followed."""
+    return [r for r in records if r.attempt > retries or not r.may_be_tried_again]
 
 
 def error_kind(record: Record) -> str:

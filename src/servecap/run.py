@@ -73,7 +73,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """What ended by itself in one of the equal parts of a run's time. Latencies: successes only."""
+    """What ended by itself in one of the equal parts of a run's time. Latencies: successes only.
+
+    A success after a retry is in the latencies and tokens, not in `requests`: its request failed.
+    """
 
     start_s: float
     end_s: float

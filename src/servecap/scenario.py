@@ -180,6 +180,9 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     soak: bool = False
 
 
+RETRIES_MOST = 10  # more would keep a server that is down under fire
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a request is given up, in seconds since it was sent (gap: since the last read)."""
 
@@ -190,7 +193,10 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that decides what is sent and how it is judged; with `seed` it is repeatable."""
+    """Everything that decides what is sent and how it is judged; with `seed` it is repeatable.
+
+    `retries`: how often a request that was turned away is sent again (`load.retries`).
+    """
 
     load: Load
     workload: WorkloadSpec = msgspec.field(default_factory=WorkloadSpec)
@@ -199,6 +205,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     timings: Timings = "client"
     seed: int = 0
+    retries: int = 0
 
     @property
     def users(self) -> int | None:

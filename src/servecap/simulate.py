@@ -340,6 +340,8 @@ def _record(
         session=request.session,
         turn=request.turn,
         part=request.part,
+        attempt=arrival.attempt,
+        first_planned_s=arrival.first_planned_s,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from servecap import stats, verdict
 from servecap.metrics import Verdict, Window
-from servecap.record import Outcome, Record
+from servecap.record import Outcome, Record, last_tries, once_each
 from servecap.run import Slice
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
 from servecap.slo import Limit
@@ -73,7 +73,8 @@ def hopeless(records: Sequence[Record], scenario: Scenario) -> list[Record]:
     if len(tail) < HOPELESS_LEAST:
         return []
     broken = any(_far_above(limit, tail, scenario) for limit in scenario.slo.limits)
-    failed, _, _ = verdict.check_errors(scenario.slo, len(tail), sum(not r.ok for r in tail))
+    once = once_each(tail)
+    failed, _, _ = verdict.check_errors(scenario.slo, len(once), sum(not r.ok for r in once))
     return tail if broken or failed is Verdict.FAIL else []
 
 
@@ -293,7 +294,7 @@ class Enough:
 
     def _enough(self, now_s: float) -> str | None:
         window = window_of(self._records, self._scenario, now_s)
-        inside = counted(self._records, window)
+        inside = last_tries(counted(self._records, window), self._scenario.retries)
         wanted = self._scenario.stop.requests
         if len(inside) < wanted:
             return None

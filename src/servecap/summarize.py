@@ -9,7 +9,7 @@ import numpy as np
 
 from servecap import audit, schedule, stability, stats, steady, surroundings, verdict
 from servecap.metrics import LimitCheck, PartFigures, Stability, Summary, Verdict, Window
-from servecap.record import Outcome, Record, error_kind
+from servecap.record import Outcome, Record, error_kind, once_each
 from servecap.run import Run
 from servecap.scenario import OpenLoop, Scenario
 from servecap.slo import Slo
@@ -33,10 +33,12 @@ def summarize(run: Run) -> Summary:
     checks = verdict.check_all(scenario, inside)
     course = stability.stability(run, window)
     in_flight_mean, in_flight_max = in_flight(records, window)
+    again = [r for r in inside if r.attempt > 1]
+    once = once_each(inside)
     failed = len(inside) - len(good)
     prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)
     of_sessions = isinstance(scenario.load, OpenLoop) and scenario.load.of_sessions
-    came = [r for r in records if r.turn == 0] if of_sessions else records
+    came = [r for r in records if r.attempt == 1 and not (of_sessions and r.turn)]
     partial = Summary(
         window=window,
         users=scenario.users,
@@ -48,7 +50,9 @@ def summarize(run: Run) -> Summary:
         requests_ok=len(good),
         requests_censored=sum(r.outcome in _UNBORN for r in records),
         errors=dict(Counter(error_kind(r) for r in inside if not r.ok)),
-        error_rate=failed / len(inside) if inside else 0.0,
+        error_rate=failed / len(once) if once else 0.0,
+        retries=len(again),
+        retries_ok=sum(r.ok for r in again),
         qps=_per_s(len(good), span_s),
         output_tps=_per_s(output or 0, span_s),
         total_tps=None if prompt is None or output is None else _per_s(prompt + output, span_s),
@@ -57,7 +61,7 @@ def summarize(run: Run) -> Summary:
         server=_server(good),
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
-        verdict=_verdict(checks, scenario.slo, *_held_against(run, course, len(inside), failed)),
+        verdict=_verdict(checks, scenario.slo, *_held_against(run, course, len(once), failed)),
         stability=course,
         telemetry=surroundings.telemetry(run.telemetry, window),
         scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
@@ -79,7 +83,7 @@ def _parts(inside: Sequence[Record], scenario: Scenario, span_s: float) -> tuple
     found: list[PartFigures] = []
     for place, (share, name) in enumerate(mix.parse(source)):
         own = [r for r in inside if r.part == place]
-        good = [r for r in own if r.ok]
+        good, once = [r for r in own if r.ok], once_each(own)
         told = _client(good, lag_known=False)  # the lag is of the client, not of a part
         found.append(
             PartFigures(
@@ -87,7 +91,7 @@ def _parts(inside: Sequence[Record], scenario: Scenario, span_s: float) -> tuple
                 share=share,
                 requests=len(own),
                 requests_ok=len(good),
-                error_rate=(len(own) - len(good)) / len(own) if own else None,
+                error_rate=sum(not r.ok for r in once) / len(once) if once else None,
                 qps=_per_s(len(good), span_s),
                 client={key: d for key, d in told.items() if key != "gap"},
             )

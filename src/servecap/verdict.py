@@ -9,7 +9,7 @@ import numpy as np
 
 from servecap import stats
 from servecap.metrics import LimitCheck, Verdict
-from servecap.record import Record
+from servecap.record import Record, once_each
 from servecap.scenario import Scenario
 from servecap.slo import Limit, Slo
 
@@ -68,21 +68,22 @@ def check(
     """The limit held against the records (in the order in which they ended).
 
     Means are over successful requests and get a batch-means interval; percentiles count a
-    failure as infinitely slow and get the exact binomial interval.
+    failure as infinitely slow and get the exact binomial interval. A success after a retry is in
+    the mean, as late as its user had it; where failures count, its request has failed already.
     """
     value = value_of(limit.metric, server=server)
     good = [v for r in records if r.ok and (v := value(r)) is not None]
     failed = sum(not r.ok for r in records)
+    once = [v for r in once_each(records) if r.ok and (v := value(r)) is not None]
     if not good:
         why = "no successful request has this figure"
         if limit.metric in ("ttft", "tpot", "gap") and any(r.ok for r in records):
             why += " (a stream, or the server's own timings, is needed)"
         return LimitCheck(limit=limit, verdict=Verdict.UNSURE, reason=why)
-    attained = sum(v <= limit.at_most_s for v in good)
-    share = attained / (len(good) + failed)
+    share = sum(v <= limit.at_most_s for v in once) / max(1, len(once) + failed)
     if limit.quantile is None:
         return _check_mean(limit, good, share, confidence)
-    return _check_quantile(limit, good + [math.inf] * failed, share, confidence)
+    return _check_quantile(limit, once + [math.inf] * failed, share, confidence)
 
 
 def _check_mean(limit: Limit, values: list[float], share: float, confidence: float) -> LimitCheck:

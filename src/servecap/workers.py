@@ -302,5 +302,7 @@ class Workers:
                         session=arrival.request.session,
                         turn=arrival.request.turn,
                         part=arrival.request.part,
+                        attempt=arrival.attempt,
+                        first_planned_s=arrival.first_planned_s,
                     )
                 )

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from made import record
 
 from servecap import rand
-from servecap.record import Counts, Outcome, Record, ServerTimings, Times, decode, encode
+from servecap.level import shifted
+from servecap.record import (
+    Counts,
+    Outcome,
+    Record,
+    ServerTimings,
+    Times,
+    decode,
+    encode,
+    last_tries,
+    once_each,
+)
 
 
 def streamed(chunk_s: list[float], *, tokens: int, per_chunk: list[int] | None = None) -> Record:
@@ -119,3 +130,42 @@ def test_random_streams_are_apart_and_repeat() -> None:
     assert len(seeds) == 1000
     assert max(seeds) < 2**64
     assert rand.stream(3, "x").random() == rand.stream(3, "x").random()
+
+
+def test_of_a_retry_latencies_count_from_the_first_try() -> None:
+    r = msgspec.structs.replace(streamed([2.0, 5.0], tokens=4), attempt=2, first_planned_s=-3.0)
+    assert (r.ttft_s, r.e2e_s) == (5.0, 12.0), "so long has the user waited"
+    assert (r.lag_s, r.ttft_sent_s, r.tpot_s) == (0.25, 0.75, 1.0), "these are of the try alone"
+    assert decode(encode(r)) == r
+
+
+def test_what_is_counted_of_a_request_that_was_tried_again() -> None:
+    bad = record(1.0, outcome=Outcome.REFUSED)
+    worse = msgspec.structs.replace(record(2.0, outcome=Outcome.REFUSED), attempt=2)
+    late = msgspec.structs.replace(record(3.0), attempt=3)
+    well = record(4.0, number=1)
+    broken = record(5.0, outcome=Outcome.BROKEN_STREAM, number=2)
+    told = [bad, worse, late, well, broken]
+    assert once_each(told) == [bad, worse, well, broken]
+    assert last_tries(told, 2) == [late, well, broken]
+    assert last_tries(told, 1) == [worse, late, well, broken], "two were allowed, and that was it"
+
+
+def test_every_time_of_a_record_moves_with_its_zero() -> None:
+    """Nothing that ends in _s is left on the old clock but what is a length."""
+    r = msgspec.structs.replace(
+        streamed([12.0, 15.0], tokens=4),
+        last_token_s=16.0,
+        first_planned_s=0.5,
+        retry_after_s=7.0,
+    )
+    moved = shifted(r, 10.0)
+    names = [f.name for f in msgspec.structs.fields(Record) if f.name.endswith("_s")]
+    assert set(names) == {"planned_s", "sent_s", "end_s", "first_token_s", "last_token_s",
+                          "chunk_s", "first_planned_s", "retry_after_s"}  # fmt: skip
+    for name in set(names) - {"chunk_s", "retry_after_s"}:
+        assert getattr(moved, name) == getattr(r, name) - 10.0, name
+    assert moved.chunk_s == Times([2.0, 5.0])
+    assert moved.retry_after_s == 7.0
+    for name in ("ttft_s", "ttft_sent_s", "tpot_s", "e2e_s", "lag_s"):
+        assert getattr(moved, name) == getattr(r, name), name

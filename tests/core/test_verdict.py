@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from made import record, records, scenario
@@ -165,3 +166,28 @@ def test_timeouts_leave_the_mean_but_not_the_error_rate() -> None:
     limit = parse("ttft.mean<1s").limits[0]
     assert verdict.check(limit, found).verdict is UNSURE
     assert verdict.check_errors(parse("ttft<1s"), 50, 50)[0] is FAIL
+
+
+@pytest.mark.parametrize("limit", ["ttft.p90<1s", "ttft.mean<1s", "ttft.max<1s"])
+def test_retries_that_succeed_make_no_verdict_better(limit: str) -> None:
+    """Eleven of a hundred are refused; that all of them do well in the end changes nothing."""
+    plain = records(spread(0.5, 100), failed=range(0, 100, 9))
+    again = [
+        msgspec.structs.replace(r, outcome=Outcome.OK, attempt=2, first_planned_s=r.planned_s)
+        for r in plain
+        if not r.ok
+    ]
+    for asked in (verdict.check(parse(limit).limits[0], plain + again),):
+        alone = verdict.check(parse(limit).limits[0], plain)
+        assert asked.attainment_share == alone.attainment_share
+        assert asked.verdict is alone.verdict
+        if ".mean" not in limit:
+            assert asked == alone
+
+
+def test_the_mean_holds_a_retry_with_all_that_its_user_waited() -> None:
+    plain = records([0.5] * 99)
+    last = plain[-1]
+    late = msgspec.structs.replace(last, attempt=2, first_planned_s=last.planned_s - 50.0)
+    found = verdict.check(parse("ttft.mean<0.9s").limits[0], [*plain, late])
+    assert found.value_s == pytest.approx((0.5 * 99 + 50.5) / 100)

@@ -43,6 +43,19 @@ def one(run: Run) -> Input:
     return {"runs": [(run, summarize(run))]}
 
 
+def tried_again(run: Run, tries: int) -> Run:
+    """The run with retries, of which so many were made."""
+    changed = [
+        msgspec.structs.replace(r, attempt=2, first_planned_s=r.planned_s - 1, resent=True)
+        if place < tries
+        else r
+        for place, r in enumerate(reversed(run.records))
+    ]
+    scenario = msgspec.structs.replace(run.scenario, retries=1)
+    header = msgspec.structs.replace(run.header, scenario=scenario)
+    return msgspec.structs.replace(run, header=header, records=changed[::-1])
+
+
 def runs() -> Iterator[Run]:
     """Runs that make the report say all that it can."""
     play = synthetic.run
@@ -57,6 +70,8 @@ def runs() -> Iterator[Run]:
     yield play(source="imported", error_share=0, users=8, end_s=40)
     yield play(status=Status.INTERRUPTED, token_source=TokenSource.ESTIMATE, users=8)
     yield play(token_source=TokenSource.TOKENIZER, error_share=0.5, slo="ttft.p95<3s,tpot.p99<1ms")
+    for tries in (0, 1, 2):
+        yield tried_again(play(error_share=0), tries)
     yield msgspec.structs.replace(play(), records=[])
     loads: tuple[Load, ...] = (
         OpenLoop(rate_rps=8),

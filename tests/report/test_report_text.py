@@ -163,8 +163,8 @@ def test_summary_type_has_no_figure_that_the_report_forgets() -> None:
         "window", "users", "rate_rps", "in_flight_mean", "in_flight_max", "benchmark_time_s",
         "requests", "requests_ok", "requests_censored", "errors", "error_rate", "qps",
         "output_tps", "total_tps", "goodput_rps", "client", "server", "token_sources", "checks",
-        "verdict", "scheduled_rps", "achieved_rps", "rate_of", "parts", "not_sent",
-        "stability", "telemetry", "invalid_reasons", "warnings",
+        "verdict", "scheduled_rps", "achieved_rps", "rate_of", "parts", "not_sent", "retries",
+        "retries_ok", "stability", "telemetry", "invalid_reasons", "warnings",
     }  # fmt: skip
     assert set(Summary.__struct_fields__) - {"format"} == shown
 

@@ -13,6 +13,7 @@ from servecap import slo as slos
 from servecap.cli import output, progress, shapes
 from servecap.errors import UsageError
 from servecap.scenario import (
+    RETRIES_MOST,
     ClosedLoop,
     OpenLoop,
     Replay,
@@ -238,6 +239,14 @@ judge_options = _stack(
         metavar="S",
         help="And one whose answer pauses for longer.",
     ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0, RETRIES_MOST),
+        default=0,
+        show_default=True,
+        help="Tries more for a request that was turned away (no connection, 429, 503); each failed "
+        "one counts in error_rate.",
+    ),
 )
 
 output_options = _stack(
@@ -344,6 +353,7 @@ def scenario(options: dict[str, Any], load: ClosedLoop | OpenLoop) -> Scenario:
         timeouts=timeouts(options),
         timings=options["timings"],
         seed=options["seed"],
+        retries=options["retries"],
     )
 
 

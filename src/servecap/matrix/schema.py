@@ -54,6 +54,7 @@ _SETTINGS = {
     "max_duration_s": "the longest that one level may take",
     "timings": "whose clock the SLO is held against",
     "seed": "seed of all random numbers",
+    "retries": "how often a request that was turned away is sent again; each try is counted",
     "start": "users that the search starts with; else 8, or what the engine model expects",
     "max_users": "most users that the search tries",
     "precision": "how narrow the bracket shall be: 0.05 is 5%",

@@ -10,7 +10,15 @@ import msgspec
 from servecap import slo as slos
 from servecap.errors import UsageError
 from servecap.matrix.job import SearchBounds
-from servecap.scenario import ClosedLoop, Scenario, StopRule, Timeouts, Timings, WorkloadSpec
+from servecap.scenario import (
+    RETRIES_MOST,
+    ClosedLoop,
+    Scenario,
+    StopRule,
+    Timeouts,
+    Timings,
+    WorkloadSpec,
+)
 from servecap.wire.api import API_NAMES
 from servecap.workload import builtin
 
@@ -31,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeouts: Timeouts | None = None
     timings: Timings | None = None
     seed: int | None = None
+    retries: int | None = None
     start: int | None = None
     max_users: int | None = None
     precision: float | None = None
@@ -67,6 +76,8 @@ def scenario_of(settings: Settings, bounds: SearchBounds, folder: Path) -> Scena
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(name, f"{value:g} is not greater than 0")
+    if settings.retries is not None and not 0 <= settings.retries <= RETRIES_MOST:
+        raise ValueError("retries", f"{settings.retries} does not lie within 0 and {RETRIES_MOST}")
     try:
         slo = slos.parse(settings.slo) if settings.slo is not None else slos.DEFAULT
     except UsageError as error:
@@ -83,6 +94,7 @@ def scenario_of(settings: Settings, bounds: SearchBounds, folder: Path) -> Scena
         timeouts=settings.timeouts or Timeouts(),
         timings=settings.timings or "client",
         seed=settings.seed or 0,
+        retries=settings.retries or 0,
     )
 
 

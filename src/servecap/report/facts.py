@@ -192,6 +192,7 @@ def system_table(run: Run, summary: Summary) -> Table:
         ),
         *_rates(summary),
         ("error_rate", _errors(summary)),
+        *_retries(run, summary),
         (
             "requests",
             f"{summary.requests:,} ended in the window, {summary.requests_ok:,} of them well;"
@@ -219,10 +220,22 @@ def _errors(summary: Summary) -> str:
     if not summary.requests:
         return "n/a (no request ended in the window)"
     failed = summary.requests - summary.requests_ok
-    text = f"{units.share(summary.error_rate)} ({failed:,} of {summary.requests:,})"
+    text = f"{units.share(summary.error_rate)}"
+    text += f" ({failed:,} of {summary.requests - summary.retries_ok:,})"
     kinds = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
     told = ", ".join(f"{units.clean(kind, 60)} {n:,}" for kind, n in kinds)
     return f"{text}: {told}" if told else text
+
+
+def _retries(run: Run, summary: Summary) -> list[tuple[str, str]]:
+    """What was tried again; a success there leaves its request a failure in the error rate."""
+    if not run.scenario.retries and not summary.retries:
+        return []
+    if not summary.retries:
+        return [("retries", "none was needed")]
+    tries = "retry" if summary.retries == 1 else "retries"
+    text = f"{summary.retries:,} {tries}, of which {summary.retries_ok:,} succeeded"
+    return [("retries", f"{text}; every request that had failed counts in error_rate")]
 
 
 def _token_sources(run: Run, summary: Summary) -> str:

@@ -157,7 +157,7 @@ def _named(run: Run, summary: Summary, said: Verdict) -> str:
 def errors(run: Run, summary: Summary) -> tuple[Verdict, int | None, str]:
     """The verdict on the share of errors, requests that would settle it, and why, in words."""
     failed = summary.requests - summary.requests_ok
-    return verdict.check_errors(run.scenario.slo, summary.requests, failed)
+    return verdict.check_errors(run.scenario.slo, summary.requests - summary.retries_ok, failed)
 
 
 def _figure(check: LimitCheck) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from servecap import stats, steady, verdict
-from servecap.record import Record
+from servecap.record import Record, once_each
 from servecap.run import Run
 from servecap.scenario import Scenario
 from servecap.slo import Limit
@@ -103,14 +103,13 @@ def of_records(scenario: Scenario, inside: Sequence[Record]) -> tuple[Margin, ..
     found = []
     for limit in scenario.slo.limits:
         value = verdict.value_of(limit.metric, server=scenario.timings == "server")
-        seen = [
-            (v if r.ok else math.inf) for r in inside if (v := value(r)) is not None or not r.ok
-        ]
+        told = inside if limit.quantile is None else once_each(inside)
+        seen = [(v if r.ok else math.inf) for r in told if (v := value(r)) is not None or not r.ok]
         margin = of_values(limit, [math.inf if v is None else v for v in seen])
         if margin is not None:
             found.append(margin)
     allowed = scenario.slo.error_share_max
-    failed = [not r.ok for r in inside]
+    failed = [not r.ok for r in once_each(inside)]
     if inside and allowed < 1:
         found.append(of_share(ERROR_RATE, failed, allowed))
     return tuple(found)

@@ -106,6 +106,7 @@ class Client:
         that fails is the server's doing.
         """
         exchange.retry = None
+        exchange.resent = True
         if exchange.record is None:
             self._put(exchange, None)
 

@@ -8,7 +8,7 @@ from servecap.record import Arrival, Counts, Outcome, Record, TokenSource
 from servecap.wire.answer import Answer, BadAnswer, clean, error_text
 from servecap.wire.api import Api
 from servecap.wire.connection import Connection
-from servecap.wire.http import HttpBroken, ResponseReader
+from servecap.wire.http import HttpBroken, ResponseReader, retry_after_s
 from servecap.wire.like import Reads
 from servecap.wire.lines import LineDecoder
 from servecap.wire.sse import SseDecoder
@@ -58,6 +58,7 @@ class Exchange:
         "last_read_s",
         "payload",
         "record",
+        "resent",
         "retry",
         "sent_s",
     )
@@ -76,6 +77,7 @@ class Exchange:
         self.sent_s = 0.0
         self.last_read_s: float | None = None
         self.retry: Callable[[Exchange], None] | None = None  # if nothing at all is answered
+        self.resent = False
         self.record: Record | None = None
         self._api = api
         self._on_done = on_done
@@ -270,6 +272,10 @@ class Exchange:
             session=request.session,
             turn=request.turn,
             part=request.part,
+            attempt=arrival.attempt,
+            first_planned_s=arrival.first_planned_s,
+            resent=self.resent,
+            retry_after_s=retry_after_s(self._reader.headers),
         )
 
     def _tokens(self) -> tuple[int | None, int | None, TokenSource]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httptools
@@ -9,6 +11,7 @@ import msgspec
 
 from servecap.wire.chunked import BadChunk, ChunkReader
 
+_RETRY_DIGITS = 9  # thirty years of seconds
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -30,6 +33,29 @@ def request_bytes(
 def post_head(path: str, *, host: str, headers: dict[str, str]) -> bytes:
     """The head of a POST request up to its length: append the length, two line ends, the body."""
     return request_bytes("POST", path, host=host, headers=headers).removesuffix(b"0\r\n\r\n")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long the server asks to wait before the next try, in seconds; None: it does not say.
+
+    A point in time counts from the answer's own Date, so that no two clocks meet.
+
+    Source:
+        RFC 9110, section 10.2.3 (Retry-After).
+
+    >>> retry_after_s({"retry-after": "120"})
+    120.0
+    """
+    told = headers.get("retry-after")
+    if told is None:
+        return None
+    if told.isascii() and told.isdecimal():
+        return float(told[:_RETRY_DIGITS])
+    try:
+        wait = parsedate_to_datetime(told) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return max(0.0, wait.total_seconds())
 
 
 class _Head(msgspec.Struct, frozen=True):
