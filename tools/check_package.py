@@ -66,14 +66,14 @@ def use(python: Path, package: Path, folder: Path) -> None:
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SERVECAP_"))}
 
-    def call(*words: str | Path) -> str:
+    def call(*words: str | Path, codes: tuple[int, ...] = (0,)) -> str:
         done = subprocess.run(
             words, cwd=folder, env=environment, text=True, timeout=COMMAND_S, check=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        if done.returncode:
+        if done.returncode not in codes:
             print(done.stdout)
-        done.check_returncode()
+            done.check_returncode()
         return done.stdout
 
     bin_ = folder / "venv" / "bin"
@@ -100,13 +100,17 @@ def _emulated_run(servecap: Path, call: object, folder: Path, environment: dict[
         assert emulator.stdout is not None
         url = next(m[0] for line in emulator.stdout if (m := re.search(r"http://[\w.:]+", line)))
         slo = ("--slo", "ttft<60s,tpot<5s", "--quiet")
-        call(servecap, "run", "--url", url, *RUN, *slo, "--out", folder / "run")
+        # 4: this machine was too busy for its figures to be believed, but all else is there
+        call(servecap, "run", "--url", url, *RUN, *slo, "--out", folder / "run", codes=(0, 4))
         call(servecap, "report", folder / "run", "--html", folder / "page.html")
     finally:
         emulator.send_signal(signal.SIGTERM)
         emulator.wait(60)
     told = json.loads((folder / "run" / "summary.json").read_text())
-    return f"emulated run: {told['requests_ok']} of {told['requests']} requests ok"
+    said = f"emulated run: {told['requests_ok']} of {told['requests']} requests ok"
+    if not told["requests"] == told["requests_ok"] == int(RUN[RUN.index("--queue") + 1]):
+        raise SystemExit(said)
+    return said
 
 
 def main() -> int:

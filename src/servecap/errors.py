@@ -6,6 +6,11 @@ Anything that is not a `ServecapError` is a bug of ours and shows its traceback.
 
 from __future__ import annotations
 
+import msgspec
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises of bytes that are no such value; the last: nested too deep."""
+
 
 class ServecapError(Exception):
     """A failure told in one line: the thing, its value, what is allowed, what to do."""

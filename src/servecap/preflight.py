@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from servecap.errors import EndpointError, UsageError
+from servecap.errors import UNREADABLE, EndpointError, UsageError
 from servecap.record import Arrival, Message, Outcome, Record, Request
 from servecap.scenario import Target, Timeouts
 from servecap.wire.answer import clean
@@ -157,7 +157,7 @@ async def _get_json(endpoint: Endpoint, path: str) -> tuple[int, Any]:
         found = await fetch(endpoint, path)
         status = found.status
         return status, msgspec.json.decode(found.body) if status == 200 else None
-    except (HttpBroken, msgspec.DecodeError, UnicodeDecodeError):
+    except (HttpBroken, *UNREADABLE):
         return 0, None
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from servecap.errors import UNREADABLE
+
 Source = Literal["server", "gpu", "client", "node"]
 TELEMETRY = "telemetry.jsonl"
 
@@ -71,6 +73,6 @@ def read(folder: Path) -> tuple[Sample, ...]:
     for line in lines[:-1]:
         try:
             found.append(_decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             continue  # figures beside the measurement: what is whole is used
     return tuple(found)

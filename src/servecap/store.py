@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from servecap import record
-from servecap.errors import ServecapError, UsageError
+from servecap.errors import UNREADABLE, ServecapError, UsageError
 from servecap.kept import Kept
 from servecap.record import Record
 from servecap.run import Header, Run
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> Run:
         ) from None
     except OSError as error:
         raise UsageError(f"{str(folder)!r} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{str(folder / HEADER)!r} is damaged: {error}") from None
     return kept.run(header, str(folder))
 
@@ -128,5 +128,5 @@ def _read_into(kept: Kept, lines: Iterable[bytes], path: str) -> None:
             return
         try:
             kept.add(record.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UsageError(f"{path!r} line {number} is damaged: {error}") from None

@@ -15,9 +15,10 @@ import written
 from fuzzing import fuzz
 from mutator import Mutator
 
-from servecap import record
+from servecap import record, store
 from servecap.engine import gpu_file, model
 from servecap.errors import UsageError
+from servecap.foreign import nvidia
 from servecap.foreign import read as foreign
 from servecap.predict import profile
 from servecap.wire.answer import clean
@@ -71,6 +72,13 @@ def test_tgi_time_that_is_none_is_taken_for_absent(value: str) -> None:
 def test_record_nested_too_deeply_is_no_record() -> None:
     with pytest.raises(msgspec.DecodeError):
         record.decode(b'{"request_id":1,"x":' + b"[" * 100_000)
+
+
+def test_run_header_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / store.RECORDS).write_bytes(b"")
+    (tmp_path / store.HEADER).write_bytes(b'{"scenario":{"load":{"kind":' + b"[" * 3000)
+    with pytest.raises(UsageError, match="is damaged"):
+        store.read_run(tmp_path)
 
 
 def test_failure_is_one_line_whatever_it_names() -> None:
@@ -149,6 +157,18 @@ def test_imported_concurrency_far_beyond_the_requests_takes_no_memory(tmp_path: 
     path = tmp_path / "vllm.json"
     path.write_text(json.dumps(document))
     assert foreign.read(path)[0].tool
+
+
+def test_less_than_one_request_in_flight_is_no_load_to_replay(tmp_path: Path) -> None:
+    document = written.vllm(written.asked(20, failed=0), starts=False, max_concurrency=1e-320)
+    path = tmp_path / "vllm.json"
+    path.write_text(json.dumps(document))
+    assert foreign.read(path)[0].rows == ()
+
+
+def test_a_truth_is_no_count_of_tokens() -> None:
+    assert nvidia._tokens({"prompt_tokens": True}, "prompt_tokens") is None
+    assert nvidia._tokens({"prompt_tokens": 7}, "prompt_tokens") == 7
 
 
 def test_half_a_character_in_an_imported_file_is_replaced(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 
 from servecap.cli import output
 from servecap.cli.find import SEARCH
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 
 if TYPE_CHECKING:
     from servecap.cell import Cell
@@ -141,7 +141,7 @@ def _plan(path: Path) -> Plan | None:
     try:
         data = path.read_bytes()
         raw = msgspec.json.decode(data)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return None  # who reads tables says what is wrong with it
     if not isinstance(raw, dict) or "demand" not in raw:
         return None
@@ -163,7 +163,7 @@ def read_search(path: Path) -> SearchResult:
 
     try:
         return msgspec.json.decode(path.read_bytes(), type=SearchResult)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UsageError(f"{str(path)!r} is no stored search: {error}") from None
 
 

@@ -9,6 +9,7 @@ import msgspec
 from servecap.emulate.answers import WORDS, count_tokens, text
 from servecap.emulate.ask import Ask, Rejected
 from servecap.emulate.driver import Job
+from servecap.errors import UNREADABLE
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _DONE = b"data: [DONE]\n\n"
@@ -93,7 +94,7 @@ def _read(decoder: msgspec.json.Decoder[_AnyBody], body: bytes, served: str) -> 
         message, _, path = str(error).partition(" - at `$.")
         field = path.rstrip("`") or None
         raise _bad(f"{field}: {message}" if field else message, field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad(f"the body is not valid JSON: {error}", None) from None
     if asked.model is not None and asked.model != served:
         message = f"The model `{asked.model}` does not exist."

@@ -9,6 +9,7 @@ import msgspec
 from servecap.emulate.answers import WORDS, count_tokens, text, word
 from servecap.emulate.ask import Ask, Rejected
 from servecap.emulate.driver import Job
+from servecap.errors import UNREADABLE
 
 DEFAULT_MAX_NEW_TOKENS = 100  # as in TGI's API
 
@@ -40,7 +41,7 @@ def read(body: bytes, *, stream: bool | None) -> Ask:
     """
     try:
         asked = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad(str(error)) from None
     given = asked.parameters or _Parameters()
     if not asked.inputs:

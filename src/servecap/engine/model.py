@@ -13,7 +13,7 @@ import msgspec
 
 from servecap.engine.config import from_config
 from servecap.engine.shape import FORMATS, ModelShape
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 
 KvDtype = Literal["fp8", "int8"]  # of keys and values, where it is not 16 bits
 
@@ -104,7 +104,7 @@ def _split(name: str) -> tuple[str, str | None]:
 def _from_file(path: Path) -> ModelShape:
     try:
         config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} is not the JSON object of a model: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None

@@ -324,7 +324,7 @@ def _answered(request: _Answered) -> Row:
 
 def _tokens(usage: dict[str, Any] | None, name: str) -> int | None:
     value = (usage or {}).get(name)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _understood(response: Any) -> tuple[bool, dict[str, Any] | None, str]:

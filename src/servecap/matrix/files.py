@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from servecap.cell import Cell
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 from servecap.matrix.journal import GONE, JOURNAL, latest, read_journal
 from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S
 from servecap.matrix.table import COLUMNS, Table, describe, out_of_range, place, read_csv, to_csv
@@ -103,7 +103,7 @@ def _read_json(path: Path) -> Table:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path}: is not a matrix in servecap's JSON ({error})") from None
     if file.servecap_matrix != 1:
         raise UsageError(f"{path}: is version {file.servecap_matrix}; this servecap reads 1")

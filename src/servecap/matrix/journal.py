@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from servecap.cell import Cell
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 
 JOURNAL = "cells.jsonl"
 GONE = "no longer in the spec"  # the error of a place that a later spec has dropped
@@ -74,7 +74,7 @@ def read_journal(path: Path) -> list[Entry]:
             continue
         try:
             entries.append(_decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UsageError(f"{path}, line {number}: is no entry of a matrix ({error})") from None
     return entries
 

@@ -16,7 +16,7 @@ from servecap.engine.cost import (
 )
 from servecap.engine.hardware import Gpu
 from servecap.engine.spec import EngineKind, host_cost
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 from servecap.predict.place import Tuning
 
 Kind = Literal["calibrated", "transferred", "spec-only"]
@@ -185,7 +185,7 @@ def load(path: Path) -> Profile:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
     except OSError as error:
         raise UsageError(f"profile {str(path)!r} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{path} is no profile of servecap calibrate: {error}") from None
     expected = prior(profile.engine).parameters
     known = {n for n in profile.parameters if not n.startswith(OWN)}

@@ -11,7 +11,7 @@ import msgspec
 from servecap import steady
 from servecap.cell import Capacity
 from servecap.engine.spec import EngineSpec
-from servecap.errors import UsageError
+from servecap.errors import UNREADABLE, UsageError
 from servecap.metrics import Summary
 from servecap.predict.calibrate import Measured
 from servecap.predict.expected import harness_of
@@ -164,5 +164,5 @@ def _capacity(folder: Path) -> Capacity | None:
         return None
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UsageError(f"{str(path)!r} is damaged: {error}") from None

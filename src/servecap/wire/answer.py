@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from servecap.errors import UNREADABLE
 from servecap.record import Counts, ServerTimings, Times
 from servecap.wire.like import Like
 
 _T = TypeVar("_T")
 _MOST_ERROR_CHARS = 300
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: too deep
 
 
 class Answer:
@@ -71,7 +71,7 @@ def parse(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
     """
     try:
         return decoder.decode(data)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         shown = clean(data[:80].decode("utf-8", "replace"))
         raise BadAnswer(f"malformed JSON from the server ({error}): {shown}") from None
 
@@ -99,7 +99,7 @@ def error_text(body: bytes) -> str:
     """The message inside an error body of any dialect, or the body itself, made printable."""
     try:
         found: Any = msgspec.json.decode(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return clean(body.decode("utf-8", "replace"))
     return clean(message_of(found))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from servecap.errors import UNREADABLE
 from servecap.record import Request, ServerTimings
 from servecap.wire import tgi
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
@@ -228,7 +229,7 @@ def _like(data: bytes, chunk: _Chunk, old: Like | None, chunks: int) -> Like | N
     before, after = before + b'"', b'"' + after
     try:
         found = bool(quoted) and _only_text(_decoder.decode(before + _PROBE + after)) == "probe"
-    except msgspec.DecodeError:
+    except UNREADABLE:
         found = False
     return Like(before if found else None, after, old, chunks)
 
