@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import written
 
 from servecap import api
 from servecap.emulate.config import EmulatorConfig
@@ -154,6 +155,7 @@ def test_examples_of_the_document_run(
     Path("cells.csv").write_text(CELLS)
     for name in ("old-run", "new-run"):
         quick(url, Path(name))
+    written.files(Path())["vllm.json"].rename("vllm-result.json")
     for block in blocks:
         # A load test of the default length takes minutes; everything else is as it is written.
         code = block.replace('"http://localhost:8000", users=16', f'"{url}", users=2, each=2')

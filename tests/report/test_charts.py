@@ -11,7 +11,7 @@ import synthetic
 from matplotlib import image
 
 from servecap.record import Outcome
-from servecap.report import canvas
+from servecap.report import canvas, chart_files
 from servecap.report.canvas import Chart
 from servecap.report.charts import run_charts
 from servecap.run import Run
@@ -134,16 +134,18 @@ def test_open_loop_has_no_line_of_users() -> None:
 
 def test_a_png_is_a_picture_of_the_asked_size(charts: dict[str, Chart]) -> None:
     for dark in (False, True):
-        data = canvas.png(charts["run-load"], 600, dark=dark, scale=1)
+        data = chart_files.png(charts["run-load"], 600, dark=dark, scale=1)
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
-        assert int.from_bytes(data[16:20], "big") == 600
-    assert canvas.png(charts["run-load"], 600) != canvas.png(charts["run-load"], 600, dark=True)
+        assert int.from_bytes(data[16:20], "big") == 600 + 2 * chart_files.MARGIN_PX
+    assert chart_files.png(charts["run-load"], 600) != chart_files.png(
+        charts["run-load"], 600, dark=True
+    )
 
 
 def test_dots_are_in_the_png_too() -> None:
     run = synthetic.run(error_share=0, end_s=40)
     chart = charts_of(run)["run-length-e2e"]
-    picture = image.imread(io.BytesIO(canvas.png(chart, 340, scale=1)))
+    picture = image.imread(io.BytesIO(chart_files.png(chart, 340, scale=1)))
     teal = np.array([int(canvas.LIGHT["teal"][i : i + 2], 16) / 255 for i in (1, 3, 5)])
     # Dots are half transparent: where they overlap the colour is nearly the palette's own.
     near = np.abs(picture[:, :, :3] - teal).max(axis=2) < 0.2

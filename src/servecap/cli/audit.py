@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from servecap import slo as slos
 from servecap.cli import output
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
+    from servecap.audit import Identity
     from servecap.matrix.check import Finding
     from servecap.run import Run
 
 INVALID = 4
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """A run held against itself."""
+
+    folder: Path
+    what: str  # load and source in words
+    invalid: tuple[str, ...]
+    notes: tuple[str, ...]
+    identities: tuple[Identity, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing in it contradicts anything else."""
+        return not self.invalid and all(c.holds for c in self.identities)
 
 
 @click.command("audit")
@@ -60,21 +78,32 @@ def command(**given: Any) -> int:
 
 
 def _table(path: Path, given: dict[str, Any]) -> int:
+    from servecap.matrix.check import WRONG
+
+    count, findings = table_findings(path, given)
+    if given["as_json"]:
+        output.print_json({"cells": count, "findings": findings})
+    else:
+        click.echo(table_text(count, findings), nl=False)
+    return INVALID if any(f.kind in WRONG for f in findings) else 0
+
+
+def table_findings(path: Path, given: dict[str, Any]) -> tuple[int, list[Finding]]:
+    """How many cells the table has, and what is wrong with them.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     from servecap.matrix import check, table
 
     table.read_csv(path)  # says what is wrong with the file itself
-    count, findings = check.check(
+    return check.check(
         path.read_text(encoding="utf-8-sig"),
         name=str(path),
         slo=slos.parse(given["slo"]),
         think_mean_s=given["think_mean"],
         queue=given["queue"],
     )
-    if given["as_json"]:
-        output.print_json({"cells": count, "findings": findings})
-    else:
-        click.echo(table_text(count, findings), nl=False)
-    return INVALID if any(f.kind in check.WRONG for f in findings) else 0
 
 
 def table_text(cells: int, findings: list[Finding]) -> str:
@@ -93,37 +122,63 @@ def table_text(cells: int, findings: list[Finding]) -> str:
 
 
 def _runs(path: Path, *, as_json: bool) -> int:
+    found = runs(path)
+    if as_json:
+        output.print_json(
+            [
+                {
+                    "run": str(x.folder),
+                    "invalid": x.invalid,
+                    "warnings": x.notes,
+                    "identities": x.identities,
+                }
+                for x in found
+            ]
+        )
+    else:
+        click.echo(runs_text(found), nl=False)
+    return 0 if all(x.holds for x in found) else INVALID
+
+
+def runs(path: Path) -> list[Audit]:
+    """The run in the folder, or the runs of the levels of the search in it.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
     from servecap.audit import identities
     from servecap.store import read_run
     from servecap.summarize import summarize
 
-    told, bad = [], False
+    found = []
     for folder in _folders(path):
         run = read_run(folder)
         summary = summarize(run)
-        checks = identities(run, summary)
-        bad = bad or not summary.valid or any(not c.holds for c in checks)
-        told.append((folder, run, summary.invalid_reasons, summary.warnings, checks))
-    if as_json:
-        output.print_json(
-            [
-                {"run": str(f), "invalid": reasons, "warnings": warnings, "identities": checks}
-                for f, _, reasons, warnings, checks in told
-            ]
+        found.append(
+            Audit(
+                folder=folder,
+                what=_what(run),
+                invalid=summary.invalid_reasons,
+                notes=tuple(dict.fromkeys((*summary.warnings, *run.header.notes))),
+                identities=identities(run, summary),
+            )
         )
-        return INVALID if bad else 0
+    return found
+
+
+def runs_text(found: Sequence[Audit]) -> str:
+    """Every relation of each run, whether it holds, and what is to be known beside."""
     from servecap.report import units
 
-    for folder, run, reasons, warnings, checks in told:
-        click.echo(f"{folder}: {_what(run)}")
-        for c in checks:
-            mark = "holds" if c.holds else "BROKEN"
-            click.echo(f"  {mark:7} {c.name}: {c.said}")
-        for text in reasons:
-            click.echo(f"  INVALID {text}")
-        for text in dict.fromkeys((*warnings, *run.header.notes)):
-            click.echo(f"  note    {units.clean(text)}")
-    return INVALID if bad else 0
+    lines = []
+    for audit in found:
+        lines.append(f"{audit.folder}: {audit.what}")
+        lines += [
+            f"  {'holds' if c.holds else 'BROKEN':7} {c.name}: {c.said}" for c in audit.identities
+        ]
+        lines += [f"  INVALID {text}" for text in audit.invalid]
+        lines += [f"  note    {units.clean(text)}" for text in audit.notes]
+    return "\n".join(lines) + "\n"
 
 
 def _folders(path: Path) -> list[Path]:

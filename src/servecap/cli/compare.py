@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import click
+import msgspec
 
 from servecap.cli import output
 from servecap.errors import UsageError
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from servecap.compare import Comparison
     from servecap.gate import Gate, GateCheck
     from servecap.metrics import Summary
+    from servecap.report import html
     from servecap.run import Run
     from servecap.search import SearchResult
 
 Compared = list[tuple["Comparison", list["GateCheck"]]]
+Stored = Union[tuple["Run", "Summary"], "Searched"]
 
 
 @click.command("compare")
@@ -46,6 +50,7 @@ Compared = list[tuple["Comparison", list["GateCheck"]]]
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @click.option("--junit", type=click.Path(dir_okay=False), help="Also write a JUnit file here.")
 @click.option("--html", type=click.Path(dir_okay=False), help="Also write a page here.")
+@output.charts_options
 @output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(before: str, after: tuple[str, ...], **given: Any) -> int:
@@ -70,36 +75,44 @@ def command(before: str, after: tuple[str, ...], **given: Any) -> int:
     first, others = load(before), [load(name) for name in after]
     compared: Compared = []
     for other in others:
-        found = _compare(first, other, _with_gates(metrics, gates), given["confidence"])
+        found = compared_with(
+            first, other, metrics=metrics, gates=gates, confidence=given["confidence"]
+        )
         compared.append((found, [check_gate(gate, found) for gate in gates]))
-    if given["html"]:
-        _page(compared, first, others, given)
+    if given["html"] or given["charts"]:
+        _draw(_told(compared, first, others), given)
     _print(compared, given)
     return _exit_code(compared, given["strict"])
 
 
-def _with_gates(metrics: tuple[str, ...], gates: tuple[Gate, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*metrics, *(gate.metric for gate in gates)]))
-
-
-def _page(
+def _told(
     compared: Compared,
-    first: tuple[Run, Summary] | _Searched,
-    others: list[tuple[Run, Summary] | _Searched],
-    given: dict[str, Any],
-) -> None:
+    first: Stored,
+    others: list[Stored],
+) -> list[html.Compared]:
+    """What a page and charts are made of."""
     from servecap.report import html
 
     told = []
     for (found, gates), other in zip(compared, others, strict=True):
         pair = (first, other) if isinstance(first, tuple) and isinstance(other, tuple) else None
         told.append(html.Compared(found, gates, pair))
-    try:
-        html.write_html(
-            given["html"], compared=told, title="servecap comparison", lang=given["lang"]
-        )
-    except OSError as error:
-        raise UsageError(f"--html {given['html']!r} cannot be written: {error.strerror}") from None
+    return told
+
+
+def _draw(told: list[html.Compared], given: dict[str, Any]) -> None:
+    """Write the page and the charts; stdout is the comparison's."""
+    from servecap.report import html
+
+    page, lang = given["html"], given["lang"]
+    if page:
+        try:
+            html.write_html(page, compared=told, title="servecap comparison", lang=lang)
+        except OSError as error:
+            raise UsageError(f"--html {page!r} cannot be written: {error.strerror}") from None
+    form = given["chart_format"]
+    for line in output.write_charts(given["charts"], form, lang, compared=told):
+        click.echo(line, err=True)
 
 
 def _print(compared: Compared, given: dict[str, Any]) -> None:
@@ -131,15 +144,14 @@ def _exit_code(compared: Compared, strict: bool) -> int:
     return 1 if any(check.verdict in bad for _, gates in compared for check in gates) else 0
 
 
-class _Searched:
+class Searched(msgspec.Struct, frozen=True):
     """A stored search, and what it is called."""
 
-    def __init__(self, name: str, result: SearchResult) -> None:
-        self.name = name
-        self.result = result
+    name: str
+    result: SearchResult
 
 
-def load(name: str) -> tuple[Run, Summary] | _Searched:
+def load(name: str) -> Stored:
     """The run with its figures, or the search, stored in the folder *name*.
 
     Raises:
@@ -152,30 +164,38 @@ def load(name: str) -> tuple[Run, Summary] | _Searched:
 
     path = Path(name)
     if (path / SEARCH).is_file():
-        return _Searched(name, read_search(path / SEARCH))
+        return Searched(name, read_search(path / SEARCH))
     if not (path / HEADER).is_file():
         raise UsageError(f"{name!r} holds neither a run nor a search: give a folder of run or find")
     run = read_run(path)
     return run, summarize(run)
 
 
-def _compare(
-    before: tuple[Run, Summary] | _Searched,
-    after: tuple[Run, Summary] | _Searched,
+def compared_with(
+    before: Stored,
+    after: Stored,
+    *,
     metrics: tuple[str, ...],
+    gates: Sequence[Gate],
     confidence: float,
 ) -> Comparison:
+    """What changed in these metrics and those of the gates; in the usual ones where there is none.
+
+    Raises:
+        UsageError: one is a run and the other a search.
+    """
     from servecap.compare import compare_runs
 
     match before, after:
-        case (_Searched(), _Searched()):
+        case (Searched(), Searched()):
             return _capacities(before, after)
         case (tuple(), tuple()):
-            return compare_runs(before, after, metrics=metrics, confidence=confidence)
+            wanted = tuple(dict.fromkeys([*metrics, *(gate.metric for gate in gates)]))
+            return compare_runs(before, after, metrics=wanted, confidence=confidence)
     raise UsageError("a run and a search have no figure in common: compare two of the same kind")
 
 
-def _capacities(before: _Searched, after: _Searched) -> Comparison:
+def _capacities(before: Searched, after: Searched) -> Comparison:
     from servecap.compare import compare_capacities
     from servecap.differing import asked_differently
 

@@ -12,8 +12,10 @@ from servecap.cli import output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
+    from servecap.cell import Cell
     from servecap.foreign.cells import Level
     from servecap.foreign.rows import Found
+    from servecap.metrics import Summary
     from servecap.run import Run
     from servecap.slo import Slo
 
@@ -73,15 +75,9 @@ def command(files: tuple[str, ...], **given: Any) -> int:
       servecap import c16.json c32.json c64.json --cell cells.csv --gpu h100 --tp 2
     Exits with 4 if what was imported cannot be believed.
     """
-    slo = slos.parse(given["slo"])
-    if given["users"] is not None and given["rate"] is not None:
-        raise UsageError("--users and --rate exclude each other: give one of them")
-    if given["cell"] is not None and given["out"] is not None:
-        raise UsageError("--cell writes a table and --out runs: give one of them")
-    found = _read(files, given)
     if given["cell"] is not None:
-        return _cell(found, slo, given)
-    return _runs(found, slo, given)
+        return _cell(files, given)
+    return _runs(files, given)
 
 
 def _read(files: tuple[str, ...], given: dict[str, Any]) -> Named:
@@ -91,6 +87,10 @@ def _read(files: tuple[str, ...], given: dict[str, Any]) -> Named:
     from servecap.foreign.read import read
     from servecap.foreign.runs import told_load
 
+    if given["users"] is not None and given["rate"] is not None:
+        raise UsageError("--users and --rate exclude each other: give one of them")
+    if given["cell"] is not None and given["out"] is not None:
+        raise UsageError("--cell writes a table and --out runs: give one of them")
     tests: Named = []
     for file in files:
         inside = read(Path(file))
@@ -109,46 +109,76 @@ def _read(files: tuple[str, ...], given: dict[str, Any]) -> Named:
     ]
 
 
-def _runs(tests: Named, slo: Slo, given: dict[str, Any]) -> int:
-    from servecap.foreign.runs import run_of
+def _runs(files: tuple[str, ...], given: dict[str, Any]) -> int:
     from servecap.report.text import summary_text
+
+    made = runs(files, given)
+    for run, _ in made:
+        progress.say(f"written: {run.path}")
+    if given["as_json"]:
+        output.print_json(
+            [{"run": run.header, "path": run.path, "summary": summary} for run, summary in made]
+        )
+    else:
+        click.echo("\n".join(summary_text(run, summary) for run, summary in made), nl=False)
+    return 0 if all(summary.valid for _, summary in made) else 4
+
+
+def runs(files: tuple[str, ...], given: dict[str, Any]) -> list[tuple[Run, Summary]]:
+    """Every load test in the files as a run with its figures; each is kept in a folder."""
+    import msgspec
+
+    from servecap.foreign.runs import run_of
     from servecap.summarize import summarize
 
-    made = [run_of(test, name=name, slo=slo) for name, test in tests]
+    slo = slos.parse(given["slo"])
+    made = [run_of(test, name=name, slo=slo) for name, test in _read(files, given)]
     out = output.unused(output.folder(given["out"], "import"))
     folders = [out] if len(made) == 1 else [out / f"{i:02}" for i in range(1, len(made) + 1)]
-    told, texts, believed = [], [], True
-    for run, folder in zip(made, folders, strict=True):
-        summary = summarize(run)
-        _keep(run, folder)
-        believed = believed and summary.valid
-        told.append({"run": run.header, "path": str(folder), "summary": summary})
-        texts.append(summary_text(run, summary))
-        progress.say(f"written: {folder}")
-    if given["as_json"]:
-        output.print_json(told)
-    else:
-        click.echo("\n".join(texts), nl=False)
-    return 0 if believed else 4
+    found = []
+    for test, folder in zip(made, folders, strict=True):
+        run = msgspec.structs.replace(test, path=str(folder))
+        found.append((run, summarize(run)))
+        _keep(*found[-1], folder)
+    return found
 
 
-def _keep(run: Run, folder: Path) -> None:
+def _keep(run: Run, summary: Summary, folder: Path) -> None:
     from servecap.cli.run import keep
     from servecap.store import RunWriter
-    from servecap.summarize import summarize
 
     writer = RunWriter(folder, run.header)
     for record in run.records:
         writer.add(record)
     writer.close(run.header)
-    keep(run, summarize(run), folder)
+    keep(run, summary, folder)
 
 
-def _cell(tests: Named, slo: Slo, given: dict[str, Any]) -> int:
+def _cell(files: tuple[str, ...], given: dict[str, Any]) -> int:
+    from servecap.matrix.files import to_markdown
+
+    made, levels = cell(files, given)
+    if given["as_json"]:
+        output.print_json({"cell": made, "levels": levels})
+    else:
+        _print_levels(levels, made.invalid_reason)
+        click.echo(to_markdown([made]), nl=False)
+    progress.say(f"written: {given['cell']}")
+    return 0 if made.capacity is not None else 4
+
+
+def cell(files: tuple[str, ...], given: dict[str, Any]) -> tuple[Cell, list[Level]]:
+    """The cell whose levels are the load tests in the files; it is written as a table.
+
+    Raises:
+        UsageError: a file cannot be read, or what it does not tell was not given.
+    """
     from servecap.cell import Cell
     from servecap.foreign.cells import cell_of
-    from servecap.matrix import files
+    from servecap.matrix.files import write
 
+    slo = slos.parse(given["slo"])
+    tests = _read(files, given)
     models = {given["model"] or test.model for _, test in tests}
     model = models.pop()
     if model is None or models:
@@ -168,15 +198,9 @@ def _cell(tests: Named, slo: Slo, given: dict[str, Any]) -> int:
         notes=("imported: whether the tool's client kept up is not known",),
     )
     levels = [_level(name, test, slo, given["think_mean"]) for name, test in tests]
-    cell = cell_of(levels, place, slo)
-    files.write(Path(given["cell"]), [cell])
-    if given["as_json"]:
-        output.print_json({"cell": cell, "levels": levels})
-    else:
-        _print_levels(levels, cell.invalid_reason)
-        click.echo(files.to_markdown([cell]), nl=False)
-    progress.say(f"written: {given['cell']}")
-    return 0 if cell.capacity is not None else 4
+    made = cell_of(levels, place, slo)
+    write(Path(given["cell"]), [made])
+    return made, levels
 
 
 def _level(name: str, test: Found, slo: Slo, think_mean_s: float) -> Level:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,27 @@ lang_option = click.option(
     show_default=True,
     help="Language of the HTML page.",
 )
+
+_charts_option = click.option(
+    "--charts",
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="Also write each chart here, as a file of its own.",
+)
+_format_option = click.option(
+    "--format",
+    "chart_format",
+    type=click.Choice(["svg", "png"]),
+    default="svg",
+    show_default=True,
+    help="Of the files of --charts.",
+)
+
+
+def charts_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds --charts and --format."""
+    return _charts_option(_format_option(command))
+
 
 HOME = Path("servecap-runs")
 SUMMARY = "summary.json"
@@ -69,6 +90,25 @@ def writing(out: Path) -> Iterator[None]:
         raise ServecapError(
             f"cannot write the report to {str(out)!r} ({error.strerror}): the records are kept"
         ) from None
+
+
+def write_charts(folder: str | None, form: str, lang: str, **told: Any) -> list[str]:
+    """Write the charts of what is told, where a folder is given; a line for each, to be printed.
+
+    Raises:
+        UsageError: there is nothing to draw, or the folder cannot be written.
+    """
+    if folder is None:
+        return []
+    from servecap.report import chart_files
+
+    try:
+        made = chart_files.write_charts(
+            folder, chart_files.report_charts(**told), form=form, lang=lang
+        )
+    except OSError as error:
+        raise UsageError(f"--charts {folder!r} cannot be written: {error.strerror}") from None
+    return [f"written: {chart.path}  {chart.title}" for chart in made]
 
 
 def run_exit_code(run: Run, summary: Summary) -> int:

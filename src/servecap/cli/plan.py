@@ -123,6 +123,7 @@ class Share(click.ParamType[float]):
     type=click.Path(dir_okay=False),
     help="Also write the plan as a workbook (.xlsx), or its choices as .parquet.",
 )
+@output.charts_options
 @output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(matrix: str, **given: Any) -> int:
@@ -151,6 +152,9 @@ def command(matrix: str, **given: Any) -> int:
         html.write_html(
             given["html"], cells=cells, plan=answer, title="Deployment plan", lang=given["lang"]
         )
+    drawn = output.write_charts(
+        given["charts"], given["chart_format"], given["lang"], cells=cells, plan=answer
+    )
     if given["form"]:
         from servecap.plan.emit import emit
 
@@ -162,6 +166,8 @@ def command(matrix: str, **given: Any) -> int:
         written = [given[key] for key in ("html", "table") if given[key]]
         if written:
             click.echo(f"\nwritten: {', '.join(written)}")
+        if drawn:
+            click.echo("\n".join(["", *drawn]))
     return 1 if any(check.verdict == "fail" for check in answer.checks) else 0
 
 

@@ -33,6 +33,11 @@ _PATIENCE_S = 1.0  # at the end, for a reader that is slow
 
 
 def _keep(ctx: click.Context, _: click.Parameter, value: Mode) -> None:
+    choose(ctx, value)
+
+
+def choose(ctx: click.Context, value: Mode) -> None:
+    """From now on the command tells its progress so."""
     ctx.meta[_KEY] = value
 
 

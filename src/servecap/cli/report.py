@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from servecap.cli import output
 from servecap.cli.find import SEARCH
@@ -18,7 +20,18 @@ if TYPE_CHECKING:
     from servecap.run import Run
     from servecap.search import SearchResult
 
-Measured = list[tuple["Run", "Summary"]]
+
+class Stored(msgspec.Struct, frozen=True):
+    """All that the paths of a report hold."""
+
+    runs: list[tuple[Run, Summary]]
+    search: SearchResult | None
+    cells: list[Cell]
+    plan: Plan | None
+
+    def parts(self) -> dict[str, Any]:
+        """By the names under which pages and charts take them."""
+        return {"runs": self.runs, "search": self.search, "cells": self.cells, "plan": self.plan}
 
 
 @click.command("report")
@@ -29,59 +42,53 @@ Measured = list[tuple["Run", "Summary"]]
     help="Where the page goes.  [default: report.html in the first folder]",
 )
 @click.option("--title", default="servecap report", show_default=True)
+@output.charts_options
 @output.lang_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
-def command(paths: tuple[str, ...], html: str | None, title: str, lang: str, as_json: bool) -> int:
-    """Show stored runs, searches, matrices and plans; write one HTML page.
+def command(paths: tuple[str, ...], **given: Any) -> int:
+    """Show stored runs, searches, matrices and plans; write one HTML page, and charts as files.
 
     PATHS are folders made by run, import, find or matrix, a table of cells (CSV, JSON), or what
     plan --json printed. Runs that were killed are shown as far as they came.
 
     \b
-    Example:
+    Examples:
       servecap report servecap-runs/run-20261122-101500 servecap-runs/find-20261122-103000
+      servecap report servecap-runs/run-20261122-101500 --charts figures --format png
     """
-    from servecap.report import html as page
-
-    runs, searches, cells, plans = _read(paths)
-    if len(searches) > 1:
-        raise UsageError("one search at a time: give one folder made by find")
-    if len(plans) > 1:
-        raise UsageError("one plan at a time: give one file of plan --json")
-    search = searches[0] if searches else None
-    plan = plans[0] if plans else None
-    target = Path(html) if html else _default_page(paths[0])
-    _write(page, target, runs, search, cells, plan, title=title, lang=lang)
-    if as_json:
+    stored = read(paths)
+    target = Path(given["html"]) if given["html"] else _default_page(paths[0])
+    write_page(stored, target, title=given["title"], lang=given["lang"])
+    lines = output.write_charts(
+        given["charts"], given["chart_format"], given["lang"], **stored.parts()
+    )
+    if given["as_json"]:
         output.print_json(
             {
-                "runs": [{"run": run.header, "path": run.path, "summary": s} for run, s in runs],
-                "search": search,
-                "cells": cells,
-                "plan": plan,
+                "runs": [
+                    {"run": run.header, "path": run.path, "summary": s} for run, s in stored.runs
+                ],
+                "search": stored.search,
+                "cells": stored.cells,
+                "plan": stored.plan,
             }
         )
         return 0
-    _print(runs, search, cells, plan)
-    click.echo(f"\nwritten: {target}")
+    _print(stored)
+    click.echo("\n".join(["", f"written: {target}", *lines]))
     return 0
 
 
-def _write(
-    page: Any,
-    target: Path,
-    runs: Measured,
-    search: SearchResult | None,
-    cells: list[Cell],
-    plan: Plan | None,
-    *,
-    title: str,
-    lang: str,
-) -> None:
+def write_page(stored: Stored, target: Path, *, title: str, lang: str) -> None:
+    """The HTML page of what was stored.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from servecap.report import html
+
     try:
-        page.write_html(
-            target, runs=runs, search=search, cells=cells or None, plan=plan, title=title, lang=lang
-        )
+        html.write_html(target, **stored.parts(), title=title, lang=lang)
     except OSError as error:
         raise UsageError(f"--html {str(target)!r} cannot be written: {error.strerror}") from None
 
@@ -91,14 +98,17 @@ def _default_page(first: str) -> Path:
     return path / "report.html" if path.is_dir() else Path("report.html")
 
 
-def _read(
-    paths: tuple[str, ...],
-) -> tuple[Measured, list[SearchResult], list[Cell], list[Plan]]:
+def read(paths: Sequence[str]) -> Stored:
+    """What is stored at the paths, with the figures of runs computed anew.
+
+    Raises:
+        UsageError: nothing is, or it is damaged, or there are two searches or plans.
+    """
     from servecap.matrix import files
     from servecap.store import HEADER, read_run
     from servecap.summarize import summarize
 
-    runs: Measured = []
+    runs: list[tuple[Run, Summary]] = []
     searches: list[SearchResult] = []
     cells: list[Cell] = []
     plans: list[Plan] = []
@@ -123,7 +133,11 @@ def _read(
             raise UsageError(
                 f"{name!r} does not exist: give a folder of run, find or matrix, or a plan"
             )
-    return runs, searches, cells, plans
+    if len(searches) > 1:
+        raise UsageError("one search at a time: give one folder made by find")
+    if len(plans) > 1:
+        raise UsageError("one plan at a time: give one file of plan --json")
+    return Stored(runs, next(iter(searches), None), cells, next(iter(plans), None))
 
 
 def _plan(path: Path) -> Plan | None:
@@ -132,8 +146,6 @@ def _plan(path: Path) -> Plan | None:
     Raises:
         UsageError: it is one, but not as this version writes it.
     """
-    import msgspec
-
     if path.suffix.lower() != ".json" or not path.is_file():
         return None
     from servecap.plan.answer import Plan
@@ -157,8 +169,6 @@ def read_search(path: Path) -> SearchResult:
     Raises:
         UsageError: it cannot be read.
     """
-    import msgspec
-
     from servecap.search import SearchResult
 
     try:
@@ -167,20 +177,18 @@ def read_search(path: Path) -> SearchResult:
         raise UsageError(f"{str(path)!r} is no stored search: {error}") from None
 
 
-def _print(
-    runs: Measured, search: SearchResult | None, cells: list[Cell], plan: Plan | None
-) -> None:
+def _print(stored: Stored) -> None:
     from servecap.matrix import files
     from servecap.report.plan_text import plan_text
     from servecap.report.search_text import search_text
     from servecap.report.text import summary_text
 
     parts = []
-    if plan is not None:
-        parts.append(plan_text(plan))
-    if search is not None:
-        parts.append(search_text(search))
-    parts += [summary_text(run, summary) for run, summary in runs]
-    if cells:
-        parts.append(files.to_markdown(cells))
+    if stored.plan is not None:
+        parts.append(plan_text(stored.plan))
+    if stored.search is not None:
+        parts.append(search_text(stored.search))
+    parts += [summary_text(run, summary) for run, summary in stored.runs]
+    if stored.cells:
+        parts.append(files.to_markdown(stored.cells))
     click.echo("\n".join(parts), nl=False)

@@ -132,7 +132,7 @@ def _census(name: str, found: Trace | Workload) -> Census:
 
 
 def _draw(path: Path, told: Census, found: Trace | Workload) -> None:
-    from servecap.report import canvas, chart_workload
+    from servecap.report import chart_files, chart_workload
     from servecap.workload import source
 
     if isinstance(found, source.Workload):
@@ -150,4 +150,4 @@ def _draw(path: Path, told: Census, found: Trace | Workload) -> None:
             [row.due_s for row in rows],
         )
     with output.writing(path.parent):
-        path.write_bytes(canvas.png(chart))
+        path.write_bytes(chart_files.png(chart))

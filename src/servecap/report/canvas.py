@@ -1,4 +1,4 @@
-"""Drawing: one palette for light and dark, and charts as SVG text or PNG bytes.
+"""Drawing: one palette for light and dark, and charts as SVG for pages.
 
 A chart is drawn once with marker colours; in the SVG these become CSS variables, so that the
 same file follows the reader's light or dark page. No global state of matplotlib is used.
@@ -16,10 +16,8 @@ import matplotlib as mpl
 import msgspec
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 from matplotlib.text import Text
@@ -65,6 +63,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     """A picture with the words and the table that say the same."""
 
     name: str  # [a-z0-9-]+, unique on a page
+    about: str = ""  # the scenario or model it is of: for the names of files
     title: str
     caption: str
     table: Table
@@ -237,7 +236,9 @@ class Canvas(msgspec.Struct, frozen=True):
         )
 
 
-class _Saves(Protocol):
+class Saves(Protocol):
+    """Writes a figure that has been drawn."""
+
     def __call__(self, to: io.BytesIO, figure: Figure) -> None: ...
 
 
@@ -257,32 +258,17 @@ def svg(chart: Chart, width_px: int, lang: str = "en") -> str:
 
     def save(to: io.BytesIO, figure: Figure) -> None:
         FigureCanvasSVG(figure)
-        _translate(figure, lang)
+        translate(figure, lang)
         figure.savefig(to, format="svg", transparent=True, metadata={"Date": None})
 
-    _render(chart, width_px, chart.height_px, _MARKERS, save, raw)
+    render(chart, width_px, _MARKERS, save, raw, vector=True)
     return _inline(
         raw.getvalue().decode(), f"{chart.name}-{width_px}", language.say(chart.title, lang)
     )
 
 
-def png(chart: Chart, width_px: int = 1080, *, dark: bool = False, scale: float = 2.0) -> bytes:
-    """The chart as a PNG picture with its title and legend, *scale* pixels to each px."""
-    palette = DARK if dark else LIGHT
-    head_px = 58 if chart.keys else 34
-    raw = io.BytesIO()
-
-    def save(to: io.BytesIO, figure: Figure) -> None:
-        FigureCanvasAgg(figure)
-        _head(figure, chart, palette, chart.height_px + head_px)
-        figure.savefig(to, format="png", dpi=72 * scale, facecolor=palette["card"])
-
-    _render(chart, width_px, chart.height_px, palette, save, raw, head_px)
-    return raw.getvalue()
-
-
-def _translate(figure: Figure, lang: str) -> None:
-    """Every text in that language but those at ticks: they are figures and names."""
+def translate(figure: Figure, lang: str) -> None:
+    """Put every text into that language but those at ticks: they are figures and names."""
     axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
     ticks = {text for axis in axes for x in axis.get_major_ticks() for text in (x.label1, x.label2)}
     for words in figure.findobj(Text):
@@ -290,57 +276,30 @@ def _translate(figure: Figure, lang: str) -> None:
             words.set_text(language.say(words.get_text(), lang))
 
 
-def _head(figure: Figure, chart: Chart, palette: dict[Colour, str], high_px: float) -> None:
-    wide_px = figure.get_figwidth() * 72
-    figure.text(
-        14 / wide_px, 1 - 22 / high_px, chart.title, color=palette["ink"], fontsize=14,
-        fontweight="bold",
-    )  # fmt: skip
-    if chart.keys:
-        handles = [_handle(key, palette[key.colour]) for key in chart.keys]
-        figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(8 / wide_px, 1 - 28 / high_px),
-            ncols=len(handles), frameon=False, labelcolor=palette["muted"], fontsize=FONT_PX,
-        )  # fmt: skip
-
-
-def _handle(key: Key, colour: str) -> Line2D:
-    match key.mark:
-        case "line":
-            return Line2D([], [], color=colour, label=key.label, linewidth=2)
-        case "dash":
-            return Line2D([], [], color=colour, label=key.label, linewidth=2, linestyle="--")
-        case "area":
-            return Line2D([], [], color=colour, label=key.label, linewidth=7)
-        case "dot":
-            return Line2D(
-                [], [], color=colour, label=key.label, linestyle="none", marker="o", markersize=5
-            )
-
-
-def _render(
+def render(
     chart: Chart,
     width_px: int,
-    height_px: int,
     colours: dict[Colour, str],
-    save: _Saves,
+    save: Saves,
     to: io.BytesIO,
+    *,
+    vector: bool,
     head_px: int = 0,
+    fonts: Sequence[str] = ("DejaVu Sans",),
 ) -> None:
+    """Draw the chart below *head_px* of free room, and have the figure saved."""
     rc: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": f"{chart.name}-{width_px}",
         "text.parse_math": False,
         "font.size": FONT_PX,
-        "font.family": ["DejaVu Sans"],
+        "font.family": list(fonts),
     }
     with mpl.rc_context(rc), warnings.catch_warnings():
         # The reader's own fonts draw the text; matplotlib's need not know every character.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(width_px / 72, (height_px + head_px) / 72), dpi=72)
-        chart.draw(
-            Canvas(figure, width_px, height_px, colours, head_px, vector=colours is _MARKERS)
-        )
+        figure = Figure(figsize=(width_px / 72, (chart.height_px + head_px) / 72), dpi=72)
+        chart.draw(Canvas(figure, width_px, chart.height_px, colours, head_px, vector=vector))
         save(to, figure)
 
 

@@ -133,6 +133,7 @@ def _matrix_chart(cells: list[Cell], scenario: str, number: int) -> Chart:
     predicted = any(cell.origin == "predicted" for cell in cells)
     return Chart(
         name=f"matrix-{number + 1}",
+        about=scenario,
         title=f"Users of one instance: {units.clean(scenario, 60)}",
         caption="The stronger the colour, the more users per GPU. Empty: no such cell."
         " ?: no capacity is known." + (" ~ predicted, not measured." if predicted else ""),
@@ -203,6 +204,7 @@ def _plan_chart(model: ModelPlan, number: int) -> Chart:
     splits = [(gpu, split) for gpu in model.gpus for split in gpu.splits]
     return Chart(
         name=f"plan-{number + 1}",
+        about=model.model,
         title=f"Nodes needed: {units.clean(model.model, 60)}",
         caption="Each GPU type's best split is blue.",
         keys=(Key("best split", "blue", "area"), Key("other splits", "grey", "area")),
