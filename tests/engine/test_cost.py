@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,3 +222,27 @@ def test_kernels_that_serve_each_query_head_alone_read_shared_heads_again() -> N
         roofline(alone, gpu("a30"), 2, CUDA_GRAPHS, Efficiency(kv_reread=1.0)).kv_token_s
         == roofline(alone, gpu("a30"), 2, CUDA_GRAPHS, Efficiency()).kv_token_s
     )
+
+
+def test_a_measured_shape_bends_the_matrices_and_nothing_else() -> None:
+    """At powers of two as told, between them in a line, beyond the last as that."""
+    plain = _cost("llama-13b", "a100-40gb", 1)
+    bent = msgspec.structs.replace(plain, shape=(1.0, 2.0, 3.0))
+    for tokens, factor in ((1, 1.0), (2, 2.0), (3, 2.0 + math.log2(1.5)), (4, 3.0), (500, 3.0)):
+        work = StepWork(decode_sequences=tokens, decode_context=90, sampled=tokens)
+        before, after = plain.parts(work), bent.parts(work)
+        assert after.linear_s == pytest.approx(factor * before.linear_s)
+        assert after.total_s - before.total_s == pytest.approx(after.linear_s - before.linear_s)
+    assert bent.step_s(StepWork()) == plain.step_s(StepWork())
+
+
+def test_factors_of_a_device_that_nobody_measured_stretch_what_they_name() -> None:
+    shape, device = model("llama-13b"), gpu("a100-40gb")
+    slow = Efficiency(matrices=3.0, attention=5.0)
+    work = StepWork(4, 4000, 512, 512 * 513 / 2, 0, 5, 1)
+    plain = roofline(shape, device, 1, CUDA_GRAPHS).parts(work)
+    found = roofline(shape, device, 1, CUDA_GRAPHS, slow).parts(work)
+    assert found.linear_s == pytest.approx(3 * plain.linear_s)
+    assert found.output_layer_s == pytest.approx(3 * plain.output_layer_s)
+    assert found.attention_s == pytest.approx(5 * plain.attention_s)
+    assert found.host_s == plain.host_s

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import output
+from servecap.cli import output, probing
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 
 
 @click.command("calibrate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("files", nargs=-1, type=click.Path(exists=True))
+@click.option("--url", help="Probe this server: short runs that tell its step times.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The profile's file.")
 @click.option("--name", help="Of the profile.  [default: the file's name]")
 @click.option(
@@ -28,16 +29,21 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
     type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     help="That the rows were measured on.  [default: vllm where there are runs, else tgi]",
 )
-@click.option("--model", help="Of the runs.  [default: the name that they were sent to]")
-@click.option("--gpu", help="Of the runs, such as a100-40gb, or a YAML file.")
-@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="Of the runs.")
+@click.option(
+    "--model",
+    help="Of the runs or the server, as `predict` knows it, or a config.json.  [default: the name "
+    "that requests were sent to]",
+)
+@click.option("--gpu", help="Of the runs or the server, such as a100-40gb, or a YAML file.")
+@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="Of the same.")
+@click.option("--weights", help="Such as fp8 or awq.  [default: as the model says]")
+@click.option("--kv-dtype", type=click.Choice(["fp8", "int8"]), help="[default: 16 bits]")
 @click.option(
     "--max-running",
     type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    help="Requests that the server of the runs computes at once.",
+    help="Requests that the server computes at once.  [default: 256; with --url what is seen]",
 )
+@probing.probe_options
 @click.option("--slo", default=TABLE_SLO, show_default=True, help="Of rows that name none.")
 @click.option(
     "--queue",
@@ -46,16 +52,19 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the profile on stdout.")
 def command(**given: Any) -> int:
-    """Fit the engine model to measured cells and runs, and keep the result as a profile.
+    """Fit the engine model to a server, measured cells or runs, and keep the result as a profile.
 
     FILES are tables of measured cells (CSV), matrix files or matrix folders, folders of
     `servecap run`, and folders of `servecap find`, of which each level counts. The profile tells
     which parameters these could tell, where it holds, and how wrong it was on cells that were
     left out; `servecap predict --profile` uses all three. Runs do not know their hardware: --gpu
-    and --tp tell it, for all that are given.
+    and --tp tell it, for all that are given. --url makes its own short runs: prompts of several
+    lengths by one user, answers to 1, 2, 4, ... users, a long context. What they are and how long
+    they may take is said before the first.
 
     \b
     Examples:
+      servecap calibrate --url http://localhost:8000 --model llama-13b --gpu a30 --out a30.json
       servecap calibrate cells.csv --out ours.json
       servecap calibrate find-1 run-2 --model llama-13b --gpu a30 --tp 4 --out a30.json
       servecap predict --profile ours.json --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
@@ -67,17 +76,23 @@ def command(**given: Any) -> int:
     from servecap.predict import calibrate, profile, rows, runs, uncertainty
 
     target = Path(given["out"])
+    if not given["files"] and given["url"] is None:
+        raise UsageError("say what to calibrate with: FILES, or --url of a server to probe")
     of_runs = [path for path in map(Path, given["files"]) if runs.folders_of(path)]
-    engine = given["engine"] or ("vllm" if of_runs else "tgi")
+    engine = given["engine"] or ("vllm" if of_runs or given["url"] else "tgi")
     rules = msgspec.convert(
         {"engine": engine, "queue": given["queue"], "slo": slos.parse(given["slo"])}, rows.Rules
     )
     found = [*_of_tables(given, rules), *_of_runs(given, of_runs, rules.engine)]
+    running = given["max_running"] if of_runs else None
+    if given["url"] is not None:
+        probed, running = probing.probed(given, rules.engine)
+        found += probed
     say(f"fitting the {rules.engine} engine to {len(found)} cells and runs")
     say_if_slow()
     start = profile.prior(rules.engine)
     fit = calibrate.fit(found, start, name=given["name"] or target.stem)
-    fitted = uncertainty.with_spreads(fit)
+    fitted = msgspec.structs.replace(uncertainty.with_spreads(fit), max_running=running)
     profile.save(fitted, target)
     if given["as_json"]:
         output.print_json(fitted)
@@ -99,10 +114,7 @@ def _of_tables(given: dict[str, Any], rules: Rules) -> list[Measured]:
 
 def _of_runs(given: dict[str, Any], paths: list[Path], engine: str) -> list[Measured]:
     """The rows of those folders; says which of their runs are left out, and why."""
-    import msgspec
-
     from servecap.cli.progress import say
-    from servecap.engine.spec import EngineSpec
     from servecap.predict import runs
     from servecap.store import read_run
 
@@ -113,8 +125,7 @@ def _of_runs(given: dict[str, Any], paths: list[Path], engine: str) -> list[Meas
     model = given["model"] or read_run(runs.folders_of(paths[0])[0]).header.target.model
     if model is None:
         raise UsageError(f"{paths[0]}: the run does not know its model: give --model")
-    names = {name: given[name] for name in ("gpu", "tp", "max_running")}
-    spec = msgspec.convert({"model": model, "engine": engine, **names}, EngineSpec)
+    spec = probing.spec_of(given, model, engine)
     found = runs.measured(paths, spec)
     for folder, why in found.skipped:
         say(f"left out: {folder}: {why}")

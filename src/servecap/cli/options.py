@@ -78,8 +78,7 @@ high_load_option: Callable[[F], F] = click.option(
     help="More than 2000 users or 200 requests/s at a server that is not on this machine.",
 )
 
-target_options = _stack(
-    click.option("--url", required=True, help="Base URL, with or without /v1; or unix:///PATH."),
+access_options = _stack(
     click.option(
         "--api",
         default="auto",
@@ -87,8 +86,6 @@ target_options = _stack(
         metavar="API",
         help="auto, openai-chat, openai-completions, tgi, ollama-chat, ollama-generate or sglang.",
     ),
-    click.option("--model", help="Model to ask for.  [default: the first that the server names]"),
-    click.option("--stream/--no-stream", default=True, help="Stream the answers.  [default: on]"),
     click.option(
         "--header", "headers", multiple=True, metavar="'Name: value'", help="Extra request header."
     ),
@@ -100,6 +97,13 @@ target_options = _stack(
     click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
     click.option("--ca-file", type=click.Path(dir_okay=False), help="CA certificates to trust."),
     click.option("--proxy", metavar="URL", help="HTTP proxy to go through, http://host:port."),
+)
+
+target_options = _stack(
+    click.option("--url", required=True, help="Base URL, with or without /v1; or unix:///PATH."),
+    click.option("--model", help="Model to ask for.  [default: the first that the server names]"),
+    click.option("--stream/--no-stream", default=True, help="Stream the answers.  [default: on]"),
+    access_options,
     high_load_option,
     click.option(
         "--workers",

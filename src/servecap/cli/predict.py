@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 @click.option("--gpu", help="Such as a100-40gb, or a YAML file of one's own; several by comma.")
 @click.option("--tp", default="1", show_default=True, help="Tensor-parallel degrees, by comma.")
 @click.option(
-    "--scenario", default="chat", show_default=True, help="chat, chat-zh, docqa or docqa-zh."
+    "--scenario",
+    default="chat",
+    show_default=True,
+    help="chat, chat-zh, docqa, docqa-zh, or fixed:IN/OUT (tokens, all alike).",
 )
 @click.option("--prompt-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
 @click.option("--output-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
@@ -136,7 +139,7 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
         },
         Rules,
     )
-    most = given["max_running"]
+    most = given["max_running"] or (known.max_running if known else None)
     if table or (known and engine == "tgi"):
         return msgspec.structs.replace(rules, max_running=most or rules.max_running)
     return msgspec.structs.replace(  # as `EngineSpec` has it: also in the matrix and the emulator
@@ -170,17 +173,17 @@ def _table(path: Path) -> list[Cell]:
 def _grid(given: dict[str, Any]) -> list[Cell]:
     """One cell for each model, GPU and degree."""
     from servecap.cell import Cell
-    from servecap.predict.rows import SCENARIOS
+    from servecap.predict.rows import SCENARIOS, usual
 
-    usual = SCENARIOS.get(given["scenario"])
+    known = usual(given["scenario"])
     prompt, out = given["prompt_tokens"], given["output_tokens"]
-    if usual is None and (prompt is None or out is None):
+    if known is None and (prompt is None or out is None):
         raise UsageError(
-            f"--scenario {given['scenario']!r} is none of {', '.join(SCENARIOS)}; "
+            f"--scenario {given['scenario']!r} is none of {', '.join(SCENARIOS)}, fixed:IN/OUT; "
             "give --prompt-tokens and --output-tokens for another"
         )
-    prompt = prompt or (usual.prompt_tokens if usual else 0)
-    out = out or (usual.output_tokens if usual else 0)
+    prompt = prompt or (known.prompt_tokens if known else 0)
+    out = out or (known.output_tokens if known else 0)
     try:
         degrees = [int(n) for n in given["tp"].split(",")]
     except ValueError:

@@ -113,6 +113,10 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     decoding reads keys and values g^`kv_reread` times: 0 where a kernel serves the whole group at
     once, up to 1 where each query head reads them anew, as the kernels of 2023 did (the cache
     catches a part of it).
+
+    The rest is for devices of which no kernel was ever measured (a user's own data sheet):
+    `matrices` and `attention` are factors on the time that these take, and `shape` one more on
+    the layers' matrices, by the tokens of a step (see `StepCoefficients`).
     """
 
     gemm: float = 1.0
@@ -122,6 +126,9 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     link_latency: float = 1.0
     link_bus: float = 1.0
     kv_reread: float = 0.0
+    matrices: float = 1.0
+    attention: float = 1.0
+    shape: tuple[float, ...] = ()
 
 
 DEFAULT_EFFICIENCY = Efficiency()
@@ -132,6 +139,9 @@ class StepCoefficients(msgspec.Struct, frozen=True):
 
     `*_read_s`: to read the weights once; `*_token_s`: to multiply one token with them. The fields
     from `window_tokens` on are of layers with a sliding window and of routed experts: 0 without.
+    `shape[k]`: a factor on the layers' matrices in steps of 2^k tokens, in between as a straight
+    line over log2(tokens), beyond the last one that; empty: 1 everywhere. Kernels for one row and
+    for few differ, on CPUs above all, and no roofline tells how.
     """
 
     host_s: float
@@ -151,6 +161,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     window_pair_s: float = 0.0
     experts_read_s: float = 0.0
     unused_log: float = 0.0  # log of the chance that a token does not use a given expert
+    shape: tuple[float, ...] = ()
 
     def step_s(self, work: StepWork) -> float:
         return self.parts(work).total_s
@@ -162,6 +173,18 @@ class StepCoefficients(msgspec.Struct, frozen=True):
         of which each token uses k, n tokens touch E (1 - (1 - k / E)^n) on average.
         """
         return self.linear_read_s + self.experts_read_s * -math.expm1(tokens * self.unused_log)
+
+    def linear_s(self, tokens: int) -> float:
+        """The layers' matrices for so many tokens."""
+        smooth_s = math.hypot(self.read_s(tokens), tokens * self.linear_token_s)
+        return smooth_s * self.bent(tokens) if self.shape and tokens else smooth_s
+
+    def bent(self, tokens: int) -> float:
+        """What `shape` says of that many tokens, at least 1."""
+        at = math.log2(tokens)
+        below = min(int(at), len(self.shape) - 1)
+        above = min(below + 1, len(self.shape) - 1)
+        return self.shape[below] + (at - below) * (self.shape[above] - self.shape[below])
 
     def attention_s(self, work: StepWork) -> float:
         """Where a layer has a window, the mean context is cut to it, not each sequence's own."""
@@ -182,7 +205,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
             + self.host_sequence_s * work.sampled
             + self.host_prompt_s * work.prefill_sequences,
             floor_s=self.floor_s,
-            linear_s=math.hypot(self.read_s(work.tokens), work.tokens * self.linear_token_s),
+            linear_s=self.linear_s(work.tokens),
             output_layer_s=math.hypot(self.output_read_s, work.sampled * self.output_token_s)
             if work.sampled
             else 0.0,
@@ -204,16 +227,16 @@ def roofline(
     the time to compute: measured utilisations bend as softly around the roofline's knee. On 145
     measured rows of six GPUs (1 to 8192 tokens) the mean error of that curve is 3 to 7% per GPU.
     """
-    reached = gpu.gemm_share * efficiency.gemm * tp
+    reached = gpu.gemm_share * efficiency.gemm * tp / efficiency.matrices
     flops = gpu.flops(model.weights.numbers) * reached
     always_flops = gpu.fp16_flops * reached if model.weights.experts_only else flops
     better = GDDR_READ_FACTOR if gpu.memory == "gddr" else 1.0
     read_share = min(1.0, efficiency.weight_read_share * better)
-    bandwidth = gpu.bandwidth_bytes_per_s * read_share * tp
+    bandwidth = gpu.bandwidth_bytes_per_s * read_share * tp / efficiency.matrices
     routed = model.active_parameters - model.always_parameters
     kv_s = _cached_token_s(model, gpu, tp, efficiency)
     # A multiply-add is two operations.
-    pair_flops = gpu.fp16_flops * efficiency.attention_flops_share * tp
+    pair_flops = gpu.fp16_flops * efficiency.attention_flops_share * tp / efficiency.attention
     pair_s = 2 * model.pair_multiplications / pair_flops
     sliding = model.window.layers if model.window else 0
     ring = AllReduce.between(gpu, tp, efficiency)
@@ -238,6 +261,7 @@ def roofline(
         window_pair_s=sliding * pair_s,
         experts_read_s=model.expert_bytes / bandwidth,
         unused_log=_unused_log(experts.used, experts.count) if experts else 0.0,
+        shape=efficiency.shape,
     )
 
 
@@ -249,10 +273,10 @@ def _cached_token_s(model: ModelShape, gpu: Gpu, tp: int, efficiency: Efficiency
     """
     group = model.heads / model.kv_heads
     read: float = model.kv_bytes_per_layer(tp) * group**efficiency.kv_reread
-    read_s = read / (gpu.bandwidth_bytes_per_s * efficiency.kv_read_share)
+    read_s = read * efficiency.attention / (gpu.bandwidth_bytes_per_s * efficiency.kv_read_share)
     if model.latent is None:
         return read_s
-    flops = gpu.fp16_flops * efficiency.attention_flops_share * tp
+    flops = gpu.fp16_flops * efficiency.attention_flops_share * tp / efficiency.attention
     return math.hypot(read_s, 2 * model.cached_pair_multiplications / flops)
 
 

@@ -23,6 +23,7 @@ from servecap.engine.kernel_state import (
     PROMPT,
     RESERVE,
     SEQ,
+    SHAPE,
     STATE,
     USER,
     VLLM_2023,
@@ -135,7 +136,7 @@ def fresh(
     keys, at, count = prefixes or (none, none, 0)
     places = max(1, min(requests, int(settings[2])))
     return Engines(
-        c=np.array(msgspec.structs.astuple(cost)),
+        c=np.array([*msgspec.structs.astuple(cost)[:SHAPE], *cost.shape]),
         s=settings,
         state=np.zeros((instances, STATE), np.int64),
         begins_s=np.zeros(instances),

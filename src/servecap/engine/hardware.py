@@ -29,6 +29,8 @@ _DEFAULT_GEMM_SHARE = 0.72
 _USABLE_SHARE = 0.98
 _INLINE_ECC_SHARE = 15 / 16
 
+_OF_USER = "the user's own"
+
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One accelerator. Rates are peaks; flops are dense, with fp32 accumulation.
@@ -59,6 +61,11 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     link: str  # in words
     confidence: str
     source: str
+
+    @property
+    def of_user(self) -> bool:
+        """Whether it comes from a user's file: no kernel of it was measured by anybody we know."""
+        return self.confidence == _OF_USER
 
     @property
     def usable_bytes(self) -> int:
@@ -137,7 +144,7 @@ def gpu(name: str, *, memory_gb: float | None = None) -> Gpu:
     """
     if name.endswith((".yaml", ".yml")):
         sheet = gpu_file.read(Path(name))
-        return _from_sheet(sheet, by_name=False, link=sheet.fabric, confidence="the user's own")
+        return _from_sheet(sheet, by_name=False, link=sheet.fabric, confidence=_OF_USER)
     wanted = _words(name)
     found = [g for g in gpus() if wanted and wanted <= _all_words(g)]
     if memory_gb is None:

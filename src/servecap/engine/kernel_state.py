@@ -42,7 +42,7 @@ else:
 class Engines(NamedTuple):
     """All state, for k engines and n requests. Indices into the arrays are named below."""
 
-    c: Any  # StepCoefficients
+    c: Any  # StepCoefficients, its `shape` last
     s: Any  # settings, by KIND and the rest
     state: Any  # [k, STATE]: whole numbers
     begins_s: Any  # [k]: when what is under way, a step or a run of steps, began
@@ -64,6 +64,7 @@ class Engines(NamedTuple):
     KIND, BUDGET, MAX_RUNNING, RATIO, MAX_WAITING, TOTAL, CONTEXT_MAX, BETWEEN, SPARED,
 ) = range(9)  # fmt: skip
 CHUNKED, PREFILL_FIRST, VLLM_2023 = range(3)
+SHAPE = 17  # in c: where the factors by tokens begin, if there are any
 
 # State of one engine. OLDEST to YOUNGEST run, HEAD to TAIL wait, linked by NEXT and BEFORE; -1:
 # nobody. DECODED counts steps in which those that decode advanced; CONTEXT are their tokens in

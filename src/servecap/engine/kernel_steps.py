@@ -22,6 +22,7 @@ from servecap.engine.kernel_state import (
     PAGED,
     PREEMPTED,
     RANK,
+    SHAPE,
     SINCE,
     STARTED,
     YOUNGEST,
@@ -55,7 +56,14 @@ def _linear_s(c: Any, tokens: float) -> float:
     read_s = c[3]
     if c[15] > 0:
         read_s -= c[15] * math.expm1(tokens * c[16])
-    return float(math.sqrt(read_s * read_s + (tokens * c[4]) ** 2))
+    smooth_s = math.sqrt(read_s * read_s + (tokens * c[4]) ** 2)
+    last = len(c) - 1
+    if last < SHAPE or tokens < 1:
+        return float(smooth_s)
+    at = math.log2(tokens)
+    below = min(int(at), last - SHAPE)
+    left, right = c[SHAPE + below], c[min(SHAPE + below + 1, last)]
+    return float(smooth_s * (left + (at - below) * (right - left)))
 
 
 @compiled

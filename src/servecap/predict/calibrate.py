@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servecap.predict.figures import Case, capacity
-from servecap.predict.profile import Parameter, Profile, Validity, concerns, with_machines
+from servecap.predict.profile import Parameter, Profile, Validity, concerns, with_own
 from servecap.slo import Slo
 
 # Noise of a measured figure and the model's own error together, as standard deviations of the
@@ -37,6 +37,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: float | None = None
     requests_per_s: float | None = None
     label: str = ""
+    expected: dict[str, float] | None = None  # instead of EXPECTED
 
 
 def predicted(row: Measured, profile: Profile, *, seeds: int = SEEDS) -> dict[str, float]:
@@ -188,8 +189,7 @@ def fit(rows: Sequence[Measured], start: Profile, *, name: str) -> Fit:
 
     Source: Marquardt (1963); Huber, Robust Statistics (1981).
     """
-    machines = {r.case.place.gpu.name: r.case.place.gpu for r in rows if r.case.place.tp > 1}
-    problem = _Problem(start=with_machines(start, machines.values()))
+    problem = _Problem(start=with_own(start, [row.case.place for row in rows]))
     x = problem.centre
     now = problem.errors(rows, x)
     slopes = problem.slopes(rows, x, now)
@@ -220,7 +220,8 @@ def fit(rows: Sequence[Measured], start: Profile, *, name: str) -> Fit:
 
 def _errors(row: Measured, profile: Profile) -> Vector:
     found = residuals(msgspec.structs.replace(row, slo=None), profile)
-    return np.array([value / EXPECTED[figure] for figure, value in found.items()])
+    expected = row.expected or EXPECTED
+    return np.array([value / expected[figure] for figure, value in found.items()])
 
 
 def _weights(errors: Vector) -> Vector:

@@ -17,7 +17,7 @@ from servecap.engine.cost import (
 from servecap.engine.hardware import Gpu
 from servecap.engine.spec import EngineKind, host_cost
 from servecap.errors import UNREADABLE, UsageError
-from servecap.predict.place import Tuning
+from servecap.predict.place import Place, Tuning
 
 Kind = Literal["calibrated", "transferred", "spec-only"]
 FIGURES = ("max_users", "ttft_s", "tpot_s", "requests_per_s")
@@ -65,6 +65,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     validity: Validity = Validity()
     spreads: dict[str, dict[str, Spread]] = msgspec.field(default_factory=dict)  # kind -> figure
     notes: tuple[str, ...] = ()
+    max_running: int | None = None  # that the server of the runs computed at once, where known
 
     def tuning(self, gpu: Gpu) -> Tuning:
         """The parameters for places with that GPU: its fabric decides which link ones count."""
@@ -72,6 +73,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         fabric = "pcie" if gpu.fabric == "pcie" else "nvlink"
         own_latency = value.get(f"link_latency:{gpu.name}", 1.0)
         own_bus = value.get(f"link_bus:{gpu.name}", 1.0)
+        shape = [value.get(_at(tokens, gpu)) for tokens in SHAPE_TOKENS]
         return Tuning(
             efficiency=Efficiency(
                 gemm=value["gemm"],
@@ -81,6 +83,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 link_latency=value[f"link_latency_{fabric}"] * own_latency,
                 link_bus=value[f"link_bus_{fabric}"] * own_bus,
                 kv_reread=value["kv_reread"],
+                matrices=value.get(f"matrices:{gpu.name}", 1.0),
+                attention=value.get(f"attention:{gpu.name}", 1.0),
+                shape=tuple(factor for factor in shape if factor is not None),
             ),
             host=HostCost(
                 step_s=value["host_step_s"],
@@ -137,30 +142,48 @@ def prior(engine: EngineKind) -> Profile:
     )
 
 
-OWN = ("link_latency:", "link_bus:")  # + the GPU's name: factors of the machines it sits in
+SHAPE_TOKENS = tuple(2**k for k in range(11))  # of a step; the knots of `Efficiency.shape`
 
 
-def with_machines(profile: Profile, gpus: Iterable[Gpu]) -> Profile:
-    """*profile* with parameters for the links of the machines in which those GPUs were measured.
+def _at(tokens: int, gpu: Gpu) -> str:
+    return f"matrices_{tokens}_tokens:{gpu.name}"
 
-    Two hosts with the same cards differ up to ten times in what their PCIe carries, and no data
-    sheet tells; so each GPU's machine may depart from its fabric, if its rows say so.
+
+def with_own(profile: Profile, places: Iterable[Place]) -> Profile:
+    """*profile* with parameters that belong to one kind of GPU or machine: "what:GPU".
+
+    Links: two hosts with the same cards differ up to ten times in what their PCIe carries, and no
+    data sheet tells; so each GPU's machine may depart from its fabric, if its rows say so.
+
+    A user's own data sheet: what is known of the built-in GPUs, that large matrices reach 0.4 to
+    0.85 of the peak and that utilisation bends like a root of squares (to 3 to 7%), was measured
+    on such GPUs. Of a CPU or an unknown device not even what its "peak" counts (one core or all,
+    vectors or not) is sure: matrices and attention may take e^2 = 7 times longer or shorter at one
+    standard deviation, and the time of a step may bend with its tokens as it likes, by a factor
+    of 2 from each knot to what the roofline says.
     """
-    own = {
-        f"{kind}{gpu.name}": _parameter(1.0, 0.8, 0.02, 30.0 if kind == OWN[0] else 1.5)
-        for gpu in gpus
-        for kind in OWN
-    }
+    own: dict[str, Parameter] = {}
+    for place in places:
+        gpu = place.gpu
+        if place.tp > 1:
+            own[f"link_latency:{gpu.name}"] = _parameter(1.0, 0.8, 0.02, 30.0)
+            own[f"link_bus:{gpu.name}"] = _parameter(1.0, 0.8, 0.02, 1.5)
+        if gpu.of_user:
+            for what in ("matrices", "attention"):
+                own[f"{what}:{gpu.name}"] = _parameter(1.0, 2.0, 0.002, 500.0)
+            for tokens in SHAPE_TOKENS:
+                own[_at(tokens, gpu)] = _parameter(1.0, 0.7, 0.1, 10.0)
     return msgspec.structs.replace(profile, parameters={**own, **profile.parameters})
 
 
 def concerns(name: str, gpu: Gpu, tp: int) -> bool:
     """Whether that parameter can change the figures of such a place."""
-    if not name.startswith("link_"):
+    what, _, owner = name.partition(":")
+    if owner:
+        return owner == gpu.name and (tp > 1 or not what.startswith("link_"))
+    if not what.startswith("link_"):
         return True
-    if name.startswith(OWN):
-        return tp > 1 and name.endswith(f":{gpu.name}")
-    return tp > 1 and name.endswith("pcie") == (gpu.fabric == "pcie")
+    return tp > 1 and what.endswith("pcie") == (gpu.fabric == "pcie")
 
 
 def save(profile: Profile, path: Path) -> None:
@@ -188,7 +211,7 @@ def load(path: Path) -> Profile:
     except UNREADABLE as error:
         raise UsageError(f"{path} is no profile of servecap calibrate: {error}") from None
     expected = prior(profile.engine).parameters
-    known = {n for n in profile.parameters if not n.startswith(OWN)}
+    known = {n for n in profile.parameters if ":" not in n}
     if known != set(expected):
         wrong = ", ".join(sorted(known ^ set(expected)))
         raise UsageError(f"profile {str(path)!r} lacks or has too many parameters: {wrong}")

@@ -18,6 +18,8 @@ from servecap.predict.figures import Case
 from servecap.predict.harness import CHAT_OUTPUT_SHARE, Harness, Lengths
 from servecap.predict.place import place
 from servecap.slo import Slo
+from servecap.workload.fixed import PREFIX, parse
+from servecap.workload.tokens import Estimate
 
 # Mean tokens and spreads, where a row or a command names a scenario and no lengths. Source: 400
 # requests each of the built-in workloads of the same names (tokens estimated).
@@ -30,6 +32,26 @@ SCENARIOS = {
         prompt_tokens=2640, output_tokens=155, prompt_spread=0.13, output_spread=0.33
     ),
 }
+
+
+def usual(scenario: str) -> Lengths | None:
+    """Lengths of a scenario of that name, or of equal requests, "fixed:IN/OUT"; None: of neither.
+
+    Raises:
+        UsageError: it begins like the latter and cannot be read.
+
+    >>> usual("fixed:512/128")
+    Lengths(prompt_tokens=512, output_tokens=128, prompt_spread=0.0, output_spread=0.0)
+    """
+    if not scenario.startswith(PREFIX):
+        return SCENARIOS.get(scenario)
+    fixed = parse(scenario, Estimate())
+    return Lengths(
+        prompt_tokens=fixed.in_tokens,
+        output_tokens=fixed.out_tokens,
+        prompt_spread=0.0,
+        output_spread=0.0,
+    )
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,20 +127,20 @@ def lengths_of(cell: Cell, share: float) -> Lengths:
     """
     context, output = cell.avg_context_tokens, cell.avg_output_tokens
     if context is None:
-        usual = SCENARIOS.get(cell.scenario, SCENARIOS["chat"] if cell.scenario == "" else None)
-        if usual is None:
+        known = usual(cell.scenario or "chat")
+        if known is None:
             raise UsageError(
                 f"{cell.provenance}: no avg_context_tokens, and the scenario {cell.scenario!r} is "
                 f"none of {', '.join(SCENARIOS)}"
             )
-        return usual if output is None else msgspec.structs.replace(usual, output_tokens=output)
+        return known if output is None else msgspec.structs.replace(known, output_tokens=output)
     answer = share * context if output is None else output
     if not 1 <= answer < context:
         raise UsageError(
             f"{cell.provenance}: avg_output_tokens {answer:g} do not fit into "
             f"avg_context_tokens {context:g} (prompt + answer)"
         )
-    spread = SCENARIOS.get(cell.scenario, SCENARIOS["chat"])
+    spread = usual(cell.scenario) or SCENARIOS["chat"]
     return msgspec.structs.replace(
         spread, prompt_tokens=max(1.0, context - answer), output_tokens=answer
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -13,6 +14,7 @@ from servecap.cell import Capacity
 from servecap.engine.spec import EngineSpec
 from servecap.errors import UNREADABLE, UsageError
 from servecap.metrics import Summary
+from servecap.predict import calibrate
 from servecap.predict.calibrate import Measured
 from servecap.predict.expected import harness_of
 from servecap.predict.figures import Case
@@ -26,6 +28,9 @@ from servecap.summarize import summarize
 
 SEARCH = "search.json"  # beside the level folders of `servecap find`
 _ERRORS_MOST = 0.01  # share of failed requests: beyond it the server carried another load
+_STEP_ERROR = 0.04  # of the model of a step, where the harness is known (docs/accuracy.md)
+_ALONE_ERROR = 0.06  # of a prompt that is computed alone
+_QUEUE_ERROR = 0.25  # of the time to wait for others
 _CACHED_MOST = 0.05  # share of the prompts' tokens that were not computed but kept
 
 
@@ -62,6 +67,38 @@ def measured(paths: Sequence[Path], spec: EngineSpec) -> Runs:
     Raises:
         UsageError: a folder is damaged, a name in *spec* is not known, or no run is left.
     """
+    rows, skipped, estimated = [], [], []
+    for path in paths:
+        for folder in folders_of(path):
+            run = read_run(folder)
+            row = row_of(run, summarize(run), spec, capacity=_capacity(folder))
+            if isinstance(row, str):
+                skipped.append((str(folder), row))
+                continue
+            rows.append(row)
+            if any(r.ok and r.token_source == "estimate" for r in run.records):
+                estimated.append(str(folder))
+    if not rows:
+        reasons = "; ".join(f"{folder}: {why}" for folder, why in skipped)
+        raise UsageError(f"no run can be calibrated with: {reasons or 'no run folder there'}")
+    return Runs(rows=tuple(rows), skipped=tuple(skipped), estimated=tuple(estimated))
+
+
+def row_of(
+    run: Run, summary: Summary, spec: EngineSpec, *, capacity: Capacity | None = None
+) -> Measured | str:
+    """The run as a row, or why the engine model cannot be held against it.
+
+    Args:
+        capacity: what the search that the run is a level of has named.
+    Raises:
+        UsageError: a name in *spec* is not known.
+    """
+    good = _good(run, summary)
+    load = run.scenario.load
+    why = _unfit(run, summary, good)
+    if why is not None or not isinstance(load, ClosedLoop):
+        return why or ""
     where = place(
         spec.model,
         spec.gpu,
@@ -70,27 +107,9 @@ def measured(paths: Sequence[Path], spec: EngineSpec) -> Runs:
         weights=spec.weights,
         kv_dtype=spec.kv_dtype,
     )
-    rows, skipped, estimated = [], [], []
-    for path in paths:
-        for folder in folders_of(path):
-            run = read_run(folder)
-            summary = summarize(run)
-            good = _good(run, summary)
-            why = _unfit(run, summary, good)
-            if why is not None or not isinstance(run.scenario.load, ClosedLoop):
-                skipped.append((str(folder), why or ""))
-                continue
-            if any(r.token_source == "estimate" for r in good):
-                estimated.append(str(folder))
-            harness = msgspec.structs.replace(
-                harness_of(spec, think_s=run.scenario.load.think_s), queue=run.scenario.load.queue
-            )
-            case = Case(place=where, lengths=_lengths(good), harness=harness)
-            rows.append(_row(run, run.scenario.load, summary, case, _capacity(folder)))
-    if not rows:
-        reasons = "; ".join(f"{folder}: {why}" for folder, why in skipped)
-        raise UsageError(f"no run can be calibrated with: {reasons or 'no run folder there'}")
-    return Runs(rows=tuple(rows), skipped=tuple(skipped), estimated=tuple(estimated))
+    harness = msgspec.structs.replace(harness_of(spec, think_s=load.think_s), queue=load.queue)
+    case = Case(place=where, lengths=_lengths(good), harness=harness)
+    return _row(run, load, summary, case, capacity, good)
 
 
 def _good(run: Run, summary: Summary) -> list[Record]:
@@ -134,7 +153,12 @@ def _lengths(good: Sequence[Record]) -> Lengths:
 
 
 def _row(
-    run: Run, load: ClosedLoop, summary: Summary, case: Case, capacity: Capacity | None
+    run: Run,
+    load: ClosedLoop,
+    summary: Summary,
+    case: Case,
+    capacity: Capacity | None,
+    good: Sequence[Record],
 ) -> Measured:
     client = summary.client
     ttft, tpot = client.get("ttft"), client.get("tpot")
@@ -148,7 +172,33 @@ def _row(
         tpot_s=None if tpot is None else tpot.mean,
         requests_per_s=summary.qps,
         label=run.path or "",
+        expected=_expected(load.users, good),
     )
+
+
+def _expected(users: int, good: Sequence[Record]) -> dict[str, float]:
+    """Standard errors of the figures' logarithms: the model's own, and that of so few requests.
+
+    Of an own run all is known that the harness of a published row leaves open, so that less is to
+    be expected than `calibrate.EXPECTED`. Of a single user there is no queue to be wrong about.
+    """
+
+    def joined(model: float, values: list[float]) -> float:
+        if len(values) < 2 or not (mean := fmean(values)):
+            return 2 * model
+        return math.hypot(model, pstdev(values) / mean / math.sqrt(len(values) - 1))
+
+    ttft = joined(_ALONE_ERROR if users == 1 else _QUEUE_ERROR, _known(r.ttft_s for r in good))
+    return {
+        "ttft_s": ttft,
+        "tpot_s": joined(_STEP_ERROR, _known(r.tpot_s for r in good)),
+        "requests_per_s": joined(_STEP_ERROR, [r.e2e_s for r in good]),
+        "max_users": calibrate.EXPECTED["max_users"],
+    }
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _capacity(folder: Path) -> Capacity | None:
