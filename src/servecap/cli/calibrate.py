@@ -155,9 +155,13 @@ def _text(fitted: Profile, start: Profile) -> str:
             f"{name:<28} {before.value:>8.3g} {parameter.value:>8.3g}   {left:>11.0%}   {told}"
         )
     lines += ["", "80% of truths lie within, of the predicted figure"]
-    for kind in ("calibrated", "transferred"):
+    for kind, told in (
+        ("measured", "rows, as the fit leaves them"),
+        ("calibrated", "rows left out"),
+        ("transferred", "rows left out"),
+    ):
         for figure, s in fitted.spreads[kind].items():
-            source = f"{s.rows} rows left out" if s.rows else "assumed: too few rows"
+            source = f"{s.rows} {told}" if s.rows else "assumed: too few rows"
             lines.append(
                 f"  {kind:<12} {figure:<15} {_factor(s.low)} to {_factor(s.high)}  ({source})"
             )

@@ -226,7 +226,8 @@ def text(answers: list[Answer]) -> str:
             [_range(a.max_users, 1, 0), f"{a.users or 0:>5}", _range(a.ttft_s, 1, 2),
              _range(a.tpot_s, 1e3, 0), _range(a.requests_per_s, 1, 1)]
         )  # fmt: skip
-        lines += [f"{head}  {figures}", f"    {a.kind}; {a.binds}"]
+        known = "another load of this place was measured" if a.kind == "measured" else a.kind
+        lines += [f"{head}  {figures}", f"    {known}; {a.binds}"]
         lines += [f"    {text}" for text in (*_shares(a), *a.notes)]
     together = conclusions(answers)
     return "\n".join([*lines, *(["", "together:"] if together else []), *together])

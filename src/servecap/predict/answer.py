@@ -8,10 +8,12 @@ import msgspec
 
 from servecap.engine.cost import StepWork
 from servecap.errors import UsageError
+from servecap.predict import intervals
 from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
+from servecap.predict.intervals import in_flight, kind_of, reaches
 from servecap.predict.place import Tuning
 from servecap.predict.profile import Kind, Profile
-from servecap.predict.uncertainty import SHARE, spread_of
+from servecap.predict.uncertainty import SHARE
 from servecap.slo import Slo
 
 _FULL = 0.85  # of the room for KV: from here on newcomers wait for memory
@@ -72,9 +74,12 @@ def answer(
         users_max: no more are tried.
     """
     place = case.place
-    kind = profile.kind(place.gpu)
     blank = Answer(
-        model=place.model.name, gpu=place.gpu.name, tp=place.tp, scenario=scenario, kind=kind
+        model=place.model.name,
+        gpu=place.gpu.name,
+        tp=place.tp,
+        scenario=scenario,
+        kind=profile.kind(place.gpu),
     )
     tuning = profile.tuning(place.gpu)
     try:
@@ -86,15 +91,18 @@ def answer(
     if shown.refused_share >= 1:
         return msgspec.structs.replace(blank, impossible=_too_long(case, room))
     shares, limit, binds = _binds(case, tuning, shown, slo, room)
+    kind = kind_of(case, profile, shown)
+    spreads = intervals.spreads(case, profile, kind, slo, shown, most, users_max)
 
     def ranged(figure: str, value: float) -> Range | None:
         if not math.isfinite(value):
             return None
-        spread = spread_of(profile, kind, figure)
+        spread = spreads[figure]
         return Range(value, value * math.exp(spread.low), value * math.exp(spread.high))
 
     return msgspec.structs.replace(
         blank,
+        kind=kind,
         users=shown.users if most or users else 0,
         max_users=ranged("max_users", float(most)),
         ttft_s=ranged("ttft_s", shown.ttft_s),
@@ -108,7 +116,7 @@ def answer(
         limited_by=limit,
         step_shares=shares,
         prefill_compute_share=_prefill_compute_share(case, tuning),
-        notes=_notes(case, profile, kind, most, shown, users_max),
+        notes=_notes(case, profile, most, shown, users_max),
     )
 
 
@@ -170,11 +178,11 @@ def _prefill_compute_share(case: Case, tuning: Tuning) -> float:
 
 
 def _notes(
-    case: Case, profile: Profile, kind: Kind, most: int, shown: Figures, users_max: int
+    case: Case, profile: Profile, most: int, shown: Figures, users_max: int
 ) -> tuple[str, ...]:
     """What is odd, and where the prediction leaves what the calibration covered."""
     notes = []
-    harness = case.harness
+    harness, kind = case.harness, profile.kind(case.place.gpu)
     if harness.instances > 1:
         notes.append(f"of {harness.instances} instances together, routed by {harness.routing}")
     if harness.prefix_tokens:
@@ -186,6 +194,11 @@ def _notes(
     if most == users_max:
         notes.append(f"the search ended at {users_max} users; it carries at least these")
     if kind == "spec-only":
+        if case.place.gpu.of_user:
+            notes.append(
+                "a data sheet of one's own: how much of its peaks any software reaches is not "
+                "known, so that all may be off by several times: calibrate"
+            )
         return (*notes, "no measured rows behind it: data sheets and other engines' kernels")
     known = profile.validity
     if kind == "transferred":
@@ -194,10 +207,11 @@ def _notes(
         notes.append(f"{case.place.model.name} was not measured")
     context = case.lengths.prompt_tokens + case.lengths.output_tokens
     low, high = known.context_tokens
-    if not low / 1.5 <= context <= high * 1.5:
+    if not reaches(case, profile):
         notes.append(f"context {context:.0f} tokens; measured {low:.0f} to {high:.0f}")
-    if max(most, shown.users) > 1.5 * known.users_max:
-        notes.append(f"more users than the {known.users_max} that were measured")
+    at_once = in_flight(case, shown)
+    if at_once > 1.5 * known.in_flight_max > 0:
+        notes.append(f"{at_once:.0f} requests at once; measured up to {known.in_flight_max:.0f}")
     if case.place.tp > known.tp_max:
         notes.append(f"tp {case.place.tp}; measured up to {known.tp_max}")
     return tuple(notes)

@@ -24,6 +24,7 @@ SEEDS = 2
 _ROUNDS = 8
 _STEP = 0.08  # of the logarithm, for the derivatives: wider than the simulation's own grain
 _SETTLED = 0.05  # of the loss
+_LEVERAGE_MOST = 0.9  # of a row: one that alone tells a parameter tells nothing of its own error
 _HUBER = 1.5  # from so many expected errors on, a residual pulls with constant force
 
 
@@ -150,8 +151,17 @@ class _Problem(msgspec.Struct, frozen=True):
 
     def spreads(self, errors: Vector, slopes: Matrix) -> Vector:
         """Standard deviations that the rows leave to the parameters (Laplace's approximation)."""
+        return np.asarray(np.sqrt(np.diag(self.covariance(errors, slopes))), np.float64)
+
+    def covariance(self, errors: Vector, slopes: Matrix) -> Matrix:
+        """What the rows and the priors leave to the parameters, by Laplace's approximation."""
         curvature = (slopes.T * _weights(errors)) @ slopes + np.diag(1 / self._spread**2)
-        return np.asarray(np.sqrt(np.diag(np.linalg.inv(curvature))), np.float64)
+        return np.asarray(np.linalg.inv(curvature), np.float64)
+
+    def pull(self, errors: Vector, slopes: Matrix, priors: Vector) -> Vector:
+        """Where rows with other errors, and priors moved by so many of their spreads, pull to."""
+        weighted = slopes.T * _weights(errors)
+        return np.asarray(priors / self._spread - weighted @ errors, np.float64)
 
     def loss(self, errors: list[Vector], x: Vector) -> float:
         size = np.abs(np.concatenate(errors))
@@ -179,6 +189,35 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         slopes = np.concatenate([self.slopes[k] for k in kept])
         step = self.problem.step(self.x, errors, slopes, damping=0.0)
         return self.problem.profile(self.problem.bounded(self.x + step))
+
+    def studentised(self) -> Vector:
+        """The rows' errors, in expected errors, as they would be had the fit not bent to them.
+
+        Each is divided by the root of 1 less its leverage (Cook & Weisberg, 1982).
+        """
+        errors, slopes = np.concatenate(self.errors), np.concatenate(self.slopes)
+        covariance = self.problem.covariance(errors, slopes)
+        leverage = np.einsum("ij,jk,ik->i", slopes, covariance, slopes) * _weights(errors)
+        return np.asarray(errors / np.sqrt(1 - np.minimum(leverage, _LEVERAGE_MOST)), np.float64)
+
+    def draws(self, count: int, *, seed: int = 0) -> list[Vector]:
+        """Logarithms of the parameters as other rows of the same kind might have told them.
+
+        A bootstrap of the residuals (Efron, 1979): each error is replaced by one drawn from all
+        studentised ones, of either sign, and each prior's centre by a draw from that prior, so
+        that what no row told stays as unsure as it was; one Newton step leads to the parameters.
+        Draws come in pairs that lie opposite each other.
+        """
+        rng = np.random.default_rng([seed, 1979])
+        errors, slopes = np.concatenate(self.errors), np.concatenate(self.slopes)
+        covariance, pool = self.problem.covariance(errors, slopes), self.studentised()
+        found = []
+        for _ in range(count // 2):
+            drawn = rng.choice(pool, len(errors)) * rng.choice([-1.0, 1.0], len(errors))
+            moved = rng.standard_normal(len(self.x))
+            step = covariance @ self.problem.pull(drawn, slopes, moved)
+            found += [self.problem.bounded(self.x + sign * step) for sign in (1, -1)]
+        return found
 
 
 def fit(rows: Sequence[Measured], start: Profile, *, name: str) -> Fit:
@@ -235,8 +274,21 @@ def validity(rows: Sequence[Measured]) -> Validity:
     return Validity(
         gpus=tuple(sorted({r.case.place.gpu.name for r in rows})),
         models=tuple(sorted({r.case.place.model.name for r in rows})),
+        places=tuple(sorted({place_of(r.case) for r in rows})),
         tp_max=max(r.case.place.tp for r in rows),
+        in_flight_max=max(map(_in_flight, rows)),
         users_max=max(r.users for r in rows),
         context_tokens=(min(contexts), max(contexts)),
         rows=len(rows),
     )
+
+
+def place_of(case: Case) -> tuple[str, str, int]:
+    """Model, GPU and tensor-parallel degree."""
+    return case.place.model.name, case.place.gpu.name, case.place.tp
+
+
+def _in_flight(row: Measured) -> float:
+    """Requests in flight by Little's law; users who do not think are all in flight."""
+    thinking = sum(row.case.harness.think_s) / 2 * (row.requests_per_s or 0.0)
+    return max(1.0, min(row.users - thinking, row.case.harness.max_running))

@@ -87,7 +87,7 @@ def plan(max_running: int, context_tokens: int) -> list[Level]:
         Level(purpose="decode", users=n, prompt_tokens=_SHORT, answers=_ANSWERS) for n in users
     ]
     long = Level(
-        purpose="context", users=min(4, max_running), prompt_tokens=longest, answers=_ANSWERS[1:2]
+        purpose="context", users=min(4, max_running), prompt_tokens=longest, answers=_ANSWERS
     )
     return [*alone, *sweep, *([long] if longest > _SHORT else [])]
 

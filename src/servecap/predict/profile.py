@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from servecap.engine.spec import EngineKind, host_cost
 from servecap.errors import UNREADABLE, UsageError
 from servecap.predict.place import Place, Tuning
 
-Kind = Literal["calibrated", "transferred", "spec-only"]
+Kind = Literal["measured", "calibrated", "transferred", "spec-only"]
 FIGURES = ("max_users", "ttft_s", "tpot_s", "requests_per_s")
 
 
@@ -42,7 +43,8 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     low: float  # 10%
     high: float  # 90%
-    rows: int  # left-out rows behind it; 0: assumed
+    rows: int  # rows behind it; 0: assumed
+    parameters: float = 0.0  # the part of it that unsure parameters are, typically
 
 
 class Validity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +52,10 @@ class Validity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     gpus: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    places: tuple[tuple[str, str, int], ...] = ()  # model, GPU, tp
     tp_max: int = 0
     users_max: int = 0
+    in_flight_max: float = 0.0  # requests, of those that the server computes at once
     context_tokens: tuple[float, float] = (0.0, 0.0)
     rows: int = 0
 
@@ -66,6 +70,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     spreads: dict[str, dict[str, Spread]] = msgspec.field(default_factory=dict)  # kind -> figure
     notes: tuple[str, ...] = ()
     max_running: int | None = None  # that the server of the runs computed at once, where known
+    draws: tuple[tuple[float, ...], ...] = ()  # logarithms of the parameters, see `Fit.draws`
 
     def tuning(self, gpu: Gpu) -> Tuning:
         """The parameters for places with that GPU: its fabric decides which link ones count."""
@@ -96,10 +101,25 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             kv_room=value["kv_room"],
         )
 
+    def drawn(self) -> list[Profile]:
+        """The profiles that other rows of the same kind might have led to."""
+        names = list(self.parameters)
+        return [
+            msgspec.structs.replace(
+                self,
+                parameters={
+                    name: msgspec.structs.replace(self.parameters[name], value=math.exp(logarithm))
+                    for name, logarithm in zip(names, draw, strict=True)
+                },
+            )
+            for draw in self.draws
+        ]
+
     def kind(self, gpu: Gpu) -> Kind:
-        """How much the calibration knows of such a place.
+        """How much the calibration knows of such a GPU.
 
         "calibrated": rows on that GPU, of whatever model; "transferred": rows on others only.
+        (Whether the very place was "measured", `answer` knows.)
         """
         if not self.validity.rows:
             return "spec-only"
