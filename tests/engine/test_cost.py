@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
+    FUSED_PASSES,
+    SEPARATE_PASSES,
     AllReduce,
     Efficiency,
     StepCoefficients,
@@ -246,3 +248,29 @@ def test_factors_of_a_device_that_nobody_measured_stretch_what_they_name() -> No
     assert found.output_layer_s == pytest.approx(3 * plain.output_layer_s)
     assert found.attention_s == pytest.approx(5 * plain.attention_s)
     assert found.host_s == plain.host_s
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "tp", "ms"),
+    [
+        ("llama2-70b", "a100-80gb", 1, 2 * 0.193 + 2 * 0.112 + 0.172 + 0.672),
+        ("llama-7b", "a40", 1, 2 * 0.177 + 2 * 0.172 + 0.250 + 0.495),
+    ],
+)
+def test_the_passes_between_matrices_take_what_was_measured(
+    name: str, device: str, tp: int, ms: float
+) -> None:
+    # One layer, 4096 tokens: two norms, two additions, rotation, activation (Vidur's mlp.csv).
+    shape = model(name)
+    cost = roofline(shape, gpu(device), tp, EAGER_2023, Efficiency(passes=SEPARATE_PASSES))
+    assert 4096 * cost.elementwise_token_s / shape.layers == pytest.approx(ms / 1e3, rel=0.25)
+    fused = roofline(shape, gpu(device), tp, EAGER_2023, Efficiency(passes=FUSED_PASSES))
+    assert fused.elementwise_token_s < 0.75 * cost.elementwise_token_s
+
+
+def test_tensor_parallelism_divides_some_of_the_passes_only() -> None:
+    one, eight = (
+        roofline(model("llama2-70b"), gpu("a100-80gb"), tp, EAGER_2023).elementwise_token_s
+        for tp in (1, 8)
+    )
+    assert one / 8 < eight < one / 1.5

@@ -43,6 +43,7 @@ COST = StepCoefficients(
     0.00071,
     1.1e-5,
     0.0017,
+    elementwise_token_s=0.7e-5,
 )
 
 # The same with layers that see 90 tokens back, and experts of which few tokens touch but a few.
@@ -53,6 +54,7 @@ SPARSE = StepCoefficients(
     window_pair_s=1.7e-8,
     experts_read_s=0.0171,
     unused_log=math.log1p(-1 / 8),
+    elementwise_token_s=0.7e-5,
 )
 
 policies = st.one_of(

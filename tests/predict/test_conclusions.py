@@ -28,4 +28,6 @@ def test_where_they_go_on_rising_it_goes_on_paying_and_one_degree_says_nothing()
     assert conclusions([made(4, 120), made(2, 40)]) == [
         "m on A30: users per GPU 20 at TP2, 30 at TP4: more TP goes on paying"
     ]
+    level = [made(2, 40), made(4, 79), made(8, 150)]
+    assert conclusions(level)[0].endswith("19.8 at TP4, 18.8 at TP8: more TP goes on paying")
     assert conclusions([made(4, 120), made(2, 0), made(2, 40, gpu="A40")]) == []

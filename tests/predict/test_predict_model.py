@@ -21,6 +21,7 @@ from servecap.errors import UsageError
 from servecap.predict import calibrate, profile, uncertainty
 from servecap.predict.answer import answer
 from servecap.predict.calibrate import Measured
+from servecap.predict.conclusions import conclusions
 from servecap.predict.figures import Case, capacity, most
 from servecap.predict.harness import Harness, Lengths, traffic_of
 from servecap.predict.place import place
@@ -302,3 +303,25 @@ def test_rows_are_read_as_their_columns_tell() -> None:
     assert (steady.queue, steady.cycles) == (None, None)
     vllm = msgspec.structs.replace(rules, engine="vllm").harness(cell)
     assert (vllm.queue, vllm.cycles) == (None, None)
+
+
+def test_more_tp_stops_paying_on_pcie_and_goes_on_paying_on_nvlink() -> None:
+    # As the classic tables found: A40 (PCIe) against A100 (NVLink), from data sheets alone.
+    for gpu, said in (("a40", "more than TP2 does not pay"), ("a100-40gb", "goes on paying")):
+        row = [answer(case(gpu, tp), TGI, SLO, seeds=2) for tp in (2, 4, 8)]
+        assert said in conclusions(row)[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"max_running": 64}, "places (64 run at once"),
+        ({"max_batch_prefill_tokens": 4096}, "prefill budget (4096 tokens of prompts"),
+    ],
+)
+def test_a_scheduler_s_limit_that_binds_is_named(setting: dict[str, int], why: str) -> None:
+    this = case("a100-40gb", 8)
+    narrow = msgspec.structs.replace(this.harness, **setting)
+    said = answer(msgspec.structs.replace(this, harness=narrow), TGI, SLO, seeds=2).binds
+    assert said is not None
+    assert why in said

@@ -62,8 +62,17 @@ if TYPE_CHECKING:
     default="least-load",
     show_default=True,
 )
-@click.option("--max-running", type=click.IntRange(1), help="Requests that are computed at once.")
+@click.option(
+    "--max-running",
+    type=click.IntRange(1),
+    help="Requests that are computed at once.  [default: 256; tgi: no limit]",
+)
 @click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
+@click.option(
+    "--max-batch-prefill-tokens",
+    type=click.IntRange(1),
+    help="TGI's setting.  [default: 4096; with --cells 32768]",
+)
 @click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(**given: Any) -> int:
@@ -119,6 +128,7 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
     import msgspec
 
     from servecap import slo as slos
+    from servecap.engine.spec import usual_running
     from servecap.predict.rows import Rules
 
     table = given["cells"] is not None
@@ -140,13 +150,18 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
         Rules,
     )
     most = given["max_running"] or (known.max_running if known else None)
+    prefill = given["max_batch_prefill_tokens"]
     if table or (known and engine == "tgi"):
-        return msgspec.structs.replace(rules, max_running=most or rules.max_running)
+        return msgspec.structs.replace(
+            rules,
+            max_running=most or rules.max_running,
+            max_batch_prefill_tokens=prefill or rules.max_batch_prefill_tokens,
+        )
     return msgspec.structs.replace(  # as `EngineSpec` has it: also in the matrix and the emulator
         rules,
-        max_running=most or 256,
+        max_running=most or usual_running(engine),
         memory_share=0.9,
-        max_batch_prefill_tokens=4096,
+        max_batch_prefill_tokens=prefill or 4096,
         reserve_share=1.0,
         max_waiting_tokens=20 if rules.max_waiting_tokens is None else rules.max_waiting_tokens,
     )

@@ -123,8 +123,7 @@ def spec_of(given: dict[str, Any], model: str, engine: str) -> EngineSpec:
 
     from servecap.engine.spec import EngineSpec
 
-    names = {name: given[name] for name in ("gpu", "tp", "weights", "kv_dtype")}
-    names["max_running"] = given["max_running"] or 256
+    names = {name: given[name] for name in ("gpu", "tp", "weights", "kv_dtype", "max_running")}
     return msgspec.convert({"model": model, "engine": engine, **names}, EngineSpec)
 
 

@@ -31,7 +31,7 @@ class EmulatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     gpu_memory_gb: float | None = None
     weights: str | None = None
     kv_dtype: KvDtype | None = None
-    max_running: int = 256
+    max_running: int | None = None  # the engine's own
     host: str = "127.0.0.1"
     port: int = 0
     model_name: str | None = None  # as clients call it; None: `model`

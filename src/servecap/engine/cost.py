@@ -3,7 +3,7 @@
 A step carries decoding sequences (one token each) and chunks of prompts. Its matrix
 multiplications run once over all tokens together, attention apart for the two kinds.
 
-    step = host + max(floor, linear + output layer + attention + all-reduce)
+    step = host + max(floor, linear + output layer + attention + all-reduce + elementwise)
 
 where *floor* is the time that the host needs to launch the kernels, layer by layer.
 """
@@ -38,6 +38,29 @@ KV_READ_SHARE = 0.8
 ATTENTION_FLOPS_SHARE = 0.5
 
 
+class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done to each token's vectors between the matrices, as bytes per element and layer.
+
+    Bytes that the peak bandwidth would move in that time: `hidden` for each element of the hidden
+    state (norms, residuals; every GPU does all of it), `feed_forward` and `heads` for each of the
+    gated width and of queries and keys (activation; rotation), which tensor parallelism divides.
+    """
+
+    hidden: float
+    feed_forward: float
+    heads: float
+
+
+# Kernels of 2023, each on its own: norms reach a third of the bandwidth. Source: Vidur's (MIT)
+# profiles of vLLM's kernels, 4096 tokens: llama2-70b on an A100-80GB 37, 11.7 and 9.3; llama2-7b on
+# an A40 29, 7.6 and 5.2. On 8 GPUs of an A100 machine that is a fifth of the matrices' time.
+SEPARATE_PASSES = Passes(hidden=33.0, feed_forward=10.0, heads=7.0)
+
+# Residual and norm in one kernel (4 passes of 2 bytes, twice), gate and activation in one (3), the
+# rotation (2): counted, at 85% of the bandwidth, as large copies reach.
+FUSED_PASSES = Passes(hidden=19.0, feed_forward=7.0, heads=4.7)
+
+
 class StepWork(msgspec.Struct, frozen=True):
     """What one step has to do; tokens and sequences."""
 
@@ -55,7 +78,7 @@ class StepWork(msgspec.Struct, frozen=True):
 
 
 class StepParts(msgspec.Struct, frozen=True):
-    """Where a step's seconds go; `floor_s` overlaps with the four GPU parts."""
+    """Where a step's seconds go; `floor_s` overlaps with the five GPU parts."""
 
     host_s: float
     floor_s: float
@@ -63,10 +86,12 @@ class StepParts(msgspec.Struct, frozen=True):
     output_layer_s: float
     attention_s: float
     allreduce_s: float
+    elementwise_s: float
 
     @property
     def gpu_s(self) -> float:
-        return self.linear_s + self.output_layer_s + self.attention_s + self.allreduce_s
+        matrices_s = self.linear_s + self.output_layer_s
+        return matrices_s + self.attention_s + self.allreduce_s + self.elementwise_s
 
     @property
     def total_s(self) -> float:
@@ -126,6 +151,7 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     link_latency: float = 1.0
     link_bus: float = 1.0
     kv_reread: float = 0.0
+    passes: Passes = FUSED_PASSES
     matrices: float = 1.0
     attention: float = 1.0
     shape: tuple[float, ...] = ()
@@ -161,6 +187,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     window_pair_s: float = 0.0
     experts_read_s: float = 0.0
     unused_log: float = 0.0  # log of the chance that a token does not use a given expert
+    elementwise_token_s: float = 0.0
     shape: tuple[float, ...] = ()
 
     def step_s(self, work: StepWork) -> float:
@@ -211,6 +238,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
             else 0.0,
             attention_s=self.attention_s(work),
             allreduce_s=self.allreduce_latency_s + work.tokens * self.allreduce_token_s,
+            elementwise_s=work.tokens * self.elementwise_token_s,
         )
 
 
@@ -261,8 +289,16 @@ def roofline(
         window_pair_s=sliding * pair_s,
         experts_read_s=model.expert_bytes / bandwidth,
         unused_log=_unused_log(experts.used, experts.count) if experts else 0.0,
+        elementwise_token_s=_elementwise_bytes(model, tp, efficiency.passes)
+        / gpu.bandwidth_bytes_per_s,
         shape=efficiency.shape,
     )
+
+
+def _elementwise_bytes(model: ModelShape, tp: int, passes: Passes) -> float:
+    """Of one token in all layers, on each GPU."""
+    divided = passes.feed_forward * model.gated_elements + passes.heads * model.rotated_elements
+    return passes.hidden * model.layers * model.hidden + divided / tp
 
 
 def _cached_token_s(model: ModelShape, gpu: Gpu, tp: int, efficiency: Efficiency) -> float:

@@ -176,6 +176,21 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return round(self.always_bytes + self.expert_bytes + rest)
 
     @property
+    def gated_elements(self) -> int:
+        """Elements of one token's gated feed-forward vectors, over all layers."""
+        if (e := self.experts) is None:
+            return self.layers * self.intermediate
+        narrow = e.layers * (e.used * e.intermediate + e.shared_intermediate)
+        return (self.layers - e.layers) * self.intermediate + narrow
+
+    @property
+    def rotated_elements(self) -> int:
+        """Elements of one token's queries and keys, over all layers."""
+        if (a := self.latent) is not None:
+            return self.layers * (self.heads + 1) * a.rope_dim
+        return self.layers * (self.heads + self.kv_heads) * self.head_dim
+
+    @property
     def pair_multiplications(self) -> int:
         """Multiply-adds for one query, one key and its value in one layer of a prompt's attention.
 

@@ -9,8 +9,12 @@ import msgspec
 from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
+    FUSED_PASSES,
+    SEPARATE_PASSES,
     VLLM_2023_HOST,
+    Efficiency,
     HostCost,
+    Passes,
     StepCoefficients,
     roofline,
 )
@@ -39,7 +43,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts go first as soon
     as there are any, in up to 8192 tokens at once, with CUDA graphs; "vllm-2023" is vLLM until
     0.5 (whole prompts, recomputed when memory ran out); "static" serves one batch after the other.
-    `policy`: other settings than the engine's defaults; `max_running` then is the policy's own.
+    `max_running`: None is the engine's own limit, `usual_running`; with a `policy`, other settings
+    than the engine's defaults, it is the policy's.
     `weights`: one of `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None
     is 16 bits. `prefix_cache`: whether leading blocks that prompts have in common are kept.
     """
@@ -48,7 +53,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     gpu: str
     tp: int = 1
     engine: EngineKind = "vllm"
-    max_running: int = 256
+    max_running: int | None = None
     gpu_memory_gb: float | None = None  # where the GPU's name leaves it open
     policy: Policy | None = None
     weights: str | None = None
@@ -77,7 +82,13 @@ def instance(spec: EngineSpec) -> Instance:
     budget = step_tokens(policy)
     room = kv_tokens(shape, device, spec.tp, step_tokens=budget, sequences=policy.max_running)
     return Instance(
-        cost=roofline(shape, device, spec.tp, host_cost(spec.engine)),
+        cost=roofline(
+            shape,
+            device,
+            spec.tp,
+            host_cost(spec.engine),
+            Efficiency(passes=passes_of(spec.engine)),
+        ),
         policy=policy,
         kv_tokens=room,
         max_context_tokens=shape.max_context_tokens,
@@ -102,21 +113,29 @@ def build(spec: EngineSpec) -> Engine:
 
 def default_policy(spec: EngineSpec) -> Policy:
     """The engine's own scheduler with its default settings."""
-    if spec.max_running < 1:
-        raise UsageError(f"max_running is {spec.max_running}; it must be at least 1")
+    running = usual_running(spec.engine) if spec.max_running is None else spec.max_running
+    if running < 1:
+        raise UsageError(f"max_running is {running}; it must be at least 1")
     match spec.engine:
         case "vllm":
-            return ChunkedPrefill(
-                step_tokens=max(2048, spec.max_running), max_running=spec.max_running
-            )
+            return ChunkedPrefill(step_tokens=max(2048, running), max_running=running)
         case "tgi":
-            return PrefillFirst(max_running=spec.max_running)
+            return PrefillFirst(max_running=running)
         case "sglang":
-            return sglang_policy(max_running=spec.max_running)
+            return sglang_policy(max_running=running)
         case "vllm-2023":
-            return Vllm2023(max_running=spec.max_running)
+            return Vllm2023(max_running=running)
         case "static":
-            return static_batching(max_running=spec.max_running)
+            return static_batching(max_running=running)
+
+
+def usual_running(engine: EngineKind) -> int:
+    """Requests that such an engine computes at once, if it is told nothing else.
+
+    Source: vLLM's max_num_seqs, 256. TGI's router knows no such number (1.x): the tokens that fit
+    decide alone; 2000 are more than any machine here can hold.
+    """
+    return 2000 if engine == "tgi" else 256
 
 
 def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
@@ -132,6 +151,15 @@ def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
         max_running=max_running,
         decode_between=False,
     )
+
+
+def passes_of(engine: EngineKind) -> Passes:
+    """How an engine of that kind goes over its vectors between the matrices."""
+    match engine:
+        case "vllm" | "sglang":
+            return FUSED_PASSES
+        case "vllm-2023" | "tgi" | "static":
+            return SEPARATE_PASSES
 
 
 def host_cost(engine: EngineKind) -> HostCost:

@@ -13,6 +13,7 @@ import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Capacity, Cell
+from servecap.engine.spec import usual_running
 from servecap.errors import UsageError
 from servecap.plan import choice
 from servecap.plan.answer import (
@@ -280,8 +281,9 @@ def _max_running(cell: Cell) -> int | None:
     """Requests that run at once in the engine that the cell was predicted on; None: not known."""
     if cell.modelled is None:
         return None
-    policy = cell.modelled.engine.get("policy") or cell.modelled.engine
-    return policy.get("max_running")
+    engine = cell.modelled.engine
+    told: int | None = (engine.get("policy") or engine).get("max_running")
+    return usual_running(engine.get("engine", "vllm")) if told is None else told
 
 
 def _users_at_peak(cell: Cell, need: int, demand: Demand) -> int | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from servecap.cell import Cell
 from servecap.engine.fleet import Ended
-from servecap.engine.spec import EngineKind, EngineSpec
+from servecap.engine.spec import EngineKind, EngineSpec, usual_running
 from servecap.errors import UsageError
 from servecap.plan import choice
 from servecap.plan.answer import Check, Plan, Supply
@@ -246,7 +246,7 @@ def _spec(asked: Asked, cell: Cell) -> EngineSpec:
     )  # fmt: skip
     if cell.origin == "predicted":
         return default
-    most = max(default.max_running, _capacity(cell))
+    most = max(usual_running(asked.engine), _capacity(cell))
     return msgspec.structs.replace(default, max_running=most)
 
 

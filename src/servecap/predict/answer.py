@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from servecap.engine.cost import StepWork
+from servecap.engine.scheduler import PrefillFirst
 from servecap.errors import UsageError
 from servecap.predict import intervals
 from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
@@ -16,7 +17,7 @@ from servecap.predict.profile import Kind, Profile
 from servecap.predict.uncertainty import SHARE
 from servecap.slo import Slo
 
-_FULL = 0.85  # of the room for KV: from here on newcomers wait for memory
+_FULL = 0.85  # of the room for KV, or of the places: from here on newcomers wait for them
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -133,7 +134,8 @@ def _binds(
     """Shares of a decode step at that load, the tightest limit, and that with what is behind it."""
     lengths = case.lengths
     in_flight = figures.requests_per_s * figures.e2e_s / case.harness.instances
-    sequences = max(1, round(in_flight))
+    places = case.harness.policy.max_running
+    sequences = max(1, min(round(in_flight), places))
     context = round(sequences * (lengths.prompt_tokens + lengths.output_tokens / 2))
     work = StepWork(sequences, context, 0, 0.0, 0, sequences)
     parts = case.place.coefficients(tuning).parts(work)
@@ -145,6 +147,7 @@ def _binds(
         "matrices (compute)": max(0.0, parts.linear_s - read_only) + parts.output_layer_s,
         "attention (bandwidth)": parts.attention_s,
         "interconnect": parts.allreduce_s,
+        "norms and activations (bandwidth)": parts.elementwise_s,
     }
     total = sum(seconds.values())
     shares = {name: value / total for name, value in seconds.items()}
@@ -155,11 +158,32 @@ def _binds(
     held -= (sequences - 1) * min(case.harness.prefix_tokens, lengths.prompt_tokens)
     if tightest.metric in ("ttft", "queue") and held > _FULL * room:
         return shares, str(tightest), f"{tightest}: KV memory (newcomers wait for it)"
+    budget = _prefill_budget(case, tuning, figures, parts.total_s)
+    if tightest.metric in ("ttft", "queue") and budget is not None:
+        return shares, str(tightest), f"{tightest}: {budget}"
+    if tightest.metric in ("ttft", "queue") and in_flight > _FULL * places:
+        return shares, str(tightest), f"{tightest}: places ({places} run at once, the rest waits)"
     if tightest.metric in ("ttft", "queue"):
         why = f"waiting for a prefill and computing it; steps: {largest}"
     else:
         why = f"{largest}, {shares[largest]:.0%} of a decode step"
     return shares, str(tightest), f"{tightest}: {why}"
+
+
+def _prefill_budget(case: Case, tuning: Tuning, figures: Figures, step_s: float) -> str | None:
+    """Said where prompts come about as fast as a prefill-first server lets them in; else None."""
+    policy, prompt = case.harness.policy, case.lengths.prompt_tokens
+    if not isinstance(policy, PrefillFirst):
+        return None
+    tokens = policy.max_batch_prefill_tokens
+    sequences = max(1, round(tokens / prompt))
+    work = StepWork(0, 0, tokens, sequences * prompt**2 / 2, 0, sequences, sequences)
+    prefill_s = case.place.coefficients(tuning).step_s(work)
+    rate = tokens / prompt / (prefill_s + policy.max_waiting_tokens * step_s)
+    if figures.requests_per_s / case.harness.instances <= _FULL * rate:
+        return None
+    waits = policy.max_waiting_tokens
+    return f"prefill budget ({tokens} tokens of prompts, then up to {waits} decode steps)"
 
 
 def _prefill_compute_share(case: Case, tuning: Tuning) -> float:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from servecap.predict.answer import Answer
 
-_PAYS = 0.02  # users per GPU must rise by more, or it is called level
+# A GPU of a larger group carries at least this share of what one did at the best smaller degree:
+# then twice the GPUs carry about twice the users or more.
+_PAYS = 0.9
 
 
 def conclusions(answers: Sequence[Answer]) -> list[str]:
-    """For each model and GPU with several degrees, up to which one users per GPU rise."""
+    """For each model and GPU with several degrees, up to which one users per GPU are kept up."""
     rows: dict[tuple[str, str, str], dict[int, Answer]] = {}
     for answer in answers:
         if answer.max_users is not None and answer.max_users.value:
@@ -23,7 +25,8 @@ def _row(found: dict[int, Answer]) -> str:
     degrees = sorted(found)
     best = degrees[0]
     for tp in degrees[1:]:
-        if _per_gpu(found[tp]) <= _per_gpu(found[best]) * (1 + _PAYS):
+        peak = max(_per_gpu(found[n]) for n in degrees if n < tp)
+        if _per_gpu(found[tp]) < _PAYS * peak:
             break
         best = tp
     told = ", ".join(f"{_per_gpu(found[tp]):.3g} at TP{tp}" for tp in degrees)

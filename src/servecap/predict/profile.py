@@ -16,7 +16,7 @@ from servecap.engine.cost import (
     HostCost,
 )
 from servecap.engine.hardware import Gpu
-from servecap.engine.spec import EngineKind, host_cost
+from servecap.engine.spec import EngineKind, host_cost, passes_of
 from servecap.errors import UNREADABLE, UsageError
 from servecap.predict.place import Place, Tuning
 
@@ -91,6 +91,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 matrices=value.get(f"matrices:{gpu.name}", 1.0),
                 attention=value.get(f"attention:{gpu.name}", 1.0),
                 shape=tuple(factor for factor in shape if factor is not None),
+                passes=passes_of(self.engine),
             ),
             host=HostCost(
                 step_s=value["host_step_s"],

@@ -75,7 +75,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_prefill_tokens: int = 32768
     reserve_tokens: int | None = None
     reserve_share: float = 0.5  # as LightLLM-like backends of that time
-    max_running: int = 2000
+    max_running: int = 2000  # tables do not tell: as good as no limit
     memory_share: float = 0.95
     prefix_tokens: int = 0
     instances: int = 1
