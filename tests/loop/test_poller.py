@@ -118,13 +118,14 @@ def test_what_is_put_off_is_done_in_order() -> None:
             if number == 19:
                 over.set_result(None)
 
-        def readable() -> None:
-            ours.recv(1)
-            for number in range(20):
-                found.put_off(partial(work, number))
-            assert not done, "not before the sockets were served"
+        class Reader:
+            def readable(self) -> None:
+                ours.recv(1)
+                for number in range(20):
+                    found.put_off(partial(work, number))
+                assert not done, "not before the sockets were served"
 
-        found.reads(ours.fileno(), readable)
+        found.reads(ours.fileno(), Reader())
         theirs.send(b"x")
         await asyncio.wait_for(over, 30)
         found.forget(ours.fileno())

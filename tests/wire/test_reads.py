@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from replay import Played, chunk, response
 
 from servecap.record import Outcome, Record
+from servecap.wire import like, openai
 from servecap.wire.openai import OpenAi
 
 CHAT = OpenAi(chat=True)
@@ -20,11 +21,13 @@ STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 LAST = chunk(STOP) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
-def event(text: str, *, end: bytes = b"\n\n", created: int = 1, more: str = "") -> bytes:
+def event(
+    text: str, *, end: bytes = b"\n\n", created: int = 1, more: str = "", name: str = "x"
+) -> bytes:
     quoted = json.dumps(text, ensure_ascii=False)
     return (
-        f'data: {{"id":"x","created":{created},"choices":[{{"index":0,"delta":{{"content":{quoted}'
-        f'}},"finish_reason":null}}]{more}}}'
+        f'data: {{"id":"{name}","created":{created},"choices":[{{"index":0,"delta":{{'
+        f'"content":{quoted}}},"finish_reason":null}}]{more}}}'
     ).encode() + end
 
 
@@ -33,6 +36,7 @@ def upper(data: bytes) -> bytes:
 
 
 TEXT = st.text(st.sampled_from('ab "\\\n\té你{}:,'), max_size=6) | st.just("word" * 60)
+NAME = st.sampled_from(["x", "chatcmpl-7", "", "a,b:c", '\\"created\\":', "\\u00e9", "é", "\\\\"])
 FORM = st.sampled_from([chunk, upper, lambda data: chunk(data[:9]) + chunk(data[9:])])
 END = st.sampled_from([b"\n\n", b"\r\n\r\n"])
 
@@ -42,32 +46,32 @@ def records(reads: list[bytes]) -> tuple[Record, Record, str]:
     times = [2.0 + 0.25 * i for i in range(len(reads))]
     seen: list[str] = []
 
-    def count(text: str) -> int:
+    def tokens(text: str) -> int:
         seen.append(text)
         return 1
 
     quick = Played(CHAT).push(reads, at_s=times).close().record
-    full = Played(CHAT, count_tokens=count).push(reads, at_s=times).close().record
+    full = Played(CHAT, count_tokens=tokens).push(reads, at_s=times).close().record
     return quick, full, "".join(seen)
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(TEXT, st.integers(1, 2)), max_size=60),
+    st.lists(st.tuples(TEXT, st.integers(1, 20), NAME), max_size=60),
     FORM,
     END,
     st.lists(st.integers(0, 20_000), max_size=6),
 )
-@example([("a", 1)] * 40, chunk, b"\n\n", [])
-@example([("a", 1)] * 40, upper, b"\r\n\r\n", [])
+@example([("a", 1, "x")] * 40, chunk, b"\n\n", [])
+@example([("a", 1, "x")] * 40, upper, b"\r\n\r\n", [])
 def test_record_is_as_if_every_event_had_been_decoded(
-    stream: list[tuple[str, int]],
+    stream: list[tuple[str, int, str]],
     form: Callable[[bytes], bytes],
     end: bytes,
     cuts: list[int],
 ) -> None:
     """One read per event, but for reads that are cut somewhere, or joined to the next."""
-    parts = [HEAD, *(form(event(text, end=end, created=at)) for text, at in stream), LAST]
+    parts = [HEAD, *(form(event(t, end=end, created=at, name=n)) for t, at, n in stream), LAST]
     edges = [0]
     for part in parts:
         edges.append(edges[-1] + len(part))
@@ -81,7 +85,22 @@ def test_record_is_as_if_every_event_had_been_decoded(
     assert (quick.outcome, quick.error) == (full.outcome, full.error)
     assert quick.chunk_s == full.chunk_s
     assert quick.end_s == full.end_s
-    assert text == "".join(text for text, _ in stream)
+    assert text == "".join(text for text, _, _ in stream)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 200), st.integers(0, 255)), max_size=3)
+)
+def test_record_is_the_same_whatever_a_server_sends(changes: list[tuple[int, int, int]]) -> None:
+    """Bytes of some reads are changed after others like them have been counted."""
+    reads = [HEAD, *[chunk(event("word"))] * 10]
+    spoilt = [bytearray(chunk(event("word"))) for _ in range(30)]
+    for number, at, byte in changes:
+        spoilt[number][at % len(spoilt[number])] = byte
+    quick, full, _ = records([*reads, *map(bytes, spoilt), LAST])
+    assert (quick.outcome, quick.end_s) == (full.outcome, full.end_s)
+    assert quick.chunk_s == full.chunk_s
 
 
 def test_a_read_like_those_before_is_not_kept() -> None:
@@ -104,7 +123,13 @@ SIZE = len(event("word"))
         chunk(event("")),
         chunk(event("wörd")),
         chunk(event("word").replace(b"data: ", b"data:")),
-        chunk(event("word", created=2)),
+        chunk(event("word", more=',"more":"x"')),  # of another form
+        chunk(event("word").replace(b'"created":1', b'"created":0')),
+        chunk(event("word").replace(b'"created":1', b'"created":01')),  # no JSON
+        chunk(event("word").replace(b'"created":1', b'"created":1.5')),
+        chunk(event("word", name="\\n")),
+        chunk(event("word").replace(b"null", b'"stop"')),
+        chunk(event("word").replace(b'"id":"x"', b'"error":"x"')),
         b"%x\r\n%s\r\n" % (SIZE + 1, event("word")),  # not all of that chunk
         b"%x\r\n%s\r\n" % (SIZE - 1, event("word")),  # longer than it says
         b"0%x\r\n%s\r\n" % (SIZE, event("word")),
@@ -120,6 +145,57 @@ def test_any_other_read_is_kept_to_be_understood(read: bytes) -> None:
     played.exchange.received(read, 50.0)
     assert played.exchange._parts == [read]
     assert len(played.exchange._times) == counted
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        chunk(event("other word")),
+        upper(event("word")),
+        chunk(event("word", created=1790000000)),
+        chunk(event("word", name="chatcmpl-000: {[,]}")),
+    ],
+)
+def test_a_read_that_differs_in_what_is_not_read_is_counted(read: bytes) -> None:
+    Played(CHAT).push([HEAD, read, LAST])  # so that the size of its chunk is known
+    played = Played(CHAT).push([HEAD, *[chunk(event("word"))] * 40, read, read])
+    exchange = played.exchange
+    assert not exchange._parts
+    assert list(exchange._times)[-2:] == [43.0, 44.0]
+
+
+def test_what_one_answer_taught_serves_the_next() -> None:
+    """Without it being decoded as much as once."""
+    Played(CHAT).push([HEAD, *[chunk(event("word"))] * 40])
+    exchange = (
+        Played(CHAT).push([HEAD, chunk(event("first", name="y")), chunk(event("b"))]).exchange
+    )
+    assert not exchange._parts
+    assert list(exchange._times) == [3.0, 4.0]
+
+
+def test_forms_are_bounded_and_events_without_one_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each event with a member of its own name: soon no more forms are made, and all are right."""
+    forms = like.Forms(openai._forms._names)
+    monkeypatch.setattr(openai, "_forms", forms)
+    numbers = count()
+    for _ in range(12):
+        letters = ["".join(chr(97 + int(d)) for d in str(next(numbers))) for _ in range(300)]
+        reads = [chunk(event("w", more=f',"m{name}":1')) for name in letters]
+        quick, full, _ = records([HEAD, *reads, LAST])
+        assert quick.chunk_s == full.chunk_s
+        assert len(quick.chunk_s) == 300
+    assert len(forms._made) == like._FORMS_KEPT
+
+
+def test_nothing_counts_after_an_error_in_the_stream() -> None:
+    failed = chunk(b'data: {"error":{"message":"out of memory"}}\n\n')
+    reads = [HEAD, *[chunk(event("word"))] * 20, failed, *[chunk(event("word"))] * 20, LAST]
+    quick, full, _ = records(reads)
+    assert quick.outcome is full.outcome is Outcome.HTTP_ERROR
+    assert len(quick.chunk_s) == len(full.chunk_s) == 20
 
 
 def test_likeness_is_not_used_in_the_middle_of_a_chunk() -> None:

@@ -10,53 +10,36 @@ import msgspec
 
 from servecap.errors import UNREADABLE
 from servecap.record import Counts, ServerTimings, Times
-from servecap.wire.like import Like
+from servecap.wire.like import Form
 
 _T = TypeVar("_T")
+_FORM_FROM = 3  # chunks; for shorter answers it does not pay to look for one
 _MOST_ERROR_CHARS = 300
 
 
-class Answer:
+class Answer(msgspec.Struct, gc=False):
     """Filled in by a dialect while it reads a response; the client makes a `Record` of it.
 
     `chunk_s` holds the arrival time of each chunk with output. `chunk_tokens` holds how many
     tokens each carried where the server tells (else it stays empty: a chunk is not a token).
     """
 
-    __slots__ = (
-        "cached_tokens",
-        "chunk_s",
-        "chunk_tokens",
-        "counted",
-        "done",
-        "error",
-        "error_status",
-        "finish_reason",
-        "keep_text",
-        "last_token_s",
-        "output_tokens",
-        "prompt_tokens",
-        "same",
-        "text",
-        "timings",
-    )
-
-    def __init__(self, *, keep_text: bool = True) -> None:
-        self.keep_text = keep_text
-        self.same: Like | None = None  # of events that need no decoding
-        self.chunk_s = Times()
-        self.chunk_tokens = Counts()
-        self.counted = 0  # their sum
-        self.prompt_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.cached_tokens: int | None = None
-        self.finish_reason: str | None = None
-        self.last_token_s: float | None = None  # where it is later than the last output
-        self.timings: ServerTimings | None = None
-        self.done = False  # the dialect's own end mark was seen
-        self.error: str | None = None
-        self.error_status: int | None = None
-        self.text: list[str] = []  # kept only to count tokens where the server does not
+    keep_text: bool = True
+    form: Form | None = None  # of events that need no decoding
+    form_from: int = _FORM_FROM  # chunks, from which on a new one may be looked for
+    chunk_s: Times = msgspec.field(default_factory=Times)
+    chunk_tokens: Counts = msgspec.field(default_factory=Counts)
+    counted: int = 0  # their sum
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    finish_reason: str | None = None
+    last_token_s: float | None = None  # where it is later than the last output
+    timings: ServerTimings | None = None
+    done: bool = False  # the dialect's own end mark was seen
+    error: str | None = None
+    error_status: int | None = None
+    text: list[str] = []  # kept only to count tokens where the server does not
 
 
 class BadAnswer(Exception):

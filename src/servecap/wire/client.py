@@ -44,7 +44,8 @@ class Client:
         count_tokens: Callable[[str], int] | None = None,
     ) -> None:
         self._loop = loop
-        self._poller = Poller(loop)
+        self._poller = Poller(loop, self._send_queued)
+        self._queued: list[Exchange] = []
         self._clock = clock
         self._head = post_head(
             endpoint.prefix + api.path, host=endpoint.host, headers=endpoint.headers
@@ -65,7 +66,12 @@ class Client:
         return len(self._active)
 
     def send(self, arrival: Arrival) -> None:
-        """Send the request of *arrival* now."""
+        """Send the request of *arrival* now.
+
+        While sockets are being served that is: as soon as they have been. Then the server is woken
+        once for all the requests that follow from a turn and not for each of them, which costs
+        more than anything else here; what they wait counts as lag.
+        """
         exchange = Exchange(
             arrival, self._api, self._done, self._count_tokens, self._poller.put_off
         )
@@ -73,7 +79,19 @@ class Client:
         exchange.payload = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         self._active[id(exchange)] = exchange
         exchange.sent_s = self._clock.now()
-        self._put(exchange, self._take_idle())
+        if self._poller.serving:
+            self._queued.append(exchange)
+        else:
+            self._put(exchange, self._take_idle())
+
+    def _send_queued(self) -> None:
+        if not self._queued:
+            return
+        queued, self._queued = self._queued, []
+        for exchange in queued:
+            if exchange.record is None:
+                exchange.sent_s = self._clock.now()
+                self._put(exchange, self._take_idle())
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -128,27 +146,52 @@ class Client:
     def sweep(self) -> None:
         """End the exchanges that are past one of their timeouts."""
         self._clock.align()
-        now_s, limits = self._clock.now(), self._timeouts
-        for exchange in list(self._active.values()):
-            if exchange.last_read_s is not None and now_s - exchange.last_read_s > _QUIET_S:
-                exchange.end_if_answered(now_s)  # whatever keeps the server from closing
-                if exchange.record is not None:
-                    continue
-            age_s = now_s - exchange.sent_s
-            why = None
-            if age_s > limits.total_s:
-                why = f"no end of the answer within {limits.total_s:g} s"
-            elif exchange.connection is not None and not exchange.connection.established:
-                if age_s > limits.connect_s:
-                    why = f"no connection within {limits.connect_s:g} s"
-            elif exchange.last_read_s is not None and now_s - exchange.last_read_s > limits.gap_s:
-                why = f"nothing received for {limits.gap_s:g} s"
-            elif age_s > limits.first_token_s and self._stream:
-                exchange.understand()
-                if exchange.record is None and not exchange.has_first_token:
-                    why = f"no first token within {limits.first_token_s:g} s"
-            if why is not None:
-                exchange.abandon(Outcome.TIMEOUT, now_s, why)
+        now_s = self._clock.now()
+        for exchange in [e for e in self._active.values() if e.look_s <= now_s]:
+            self._look_at(exchange, now_s)
+
+    def _look_at(self, exchange: Exchange, now_s: float) -> None:
+        read_s = exchange.last_read_s
+        if read_s is not None and now_s - read_s > _QUIET_S:
+            exchange.end_if_answered(now_s)  # whatever keeps the server from closing
+            if exchange.record is not None:
+                return
+        limits = self._timeouts
+        age_s = now_s - exchange.sent_s
+        why = None
+        if age_s > limits.total_s:
+            why = f"no end of the answer within {limits.total_s:g} s"
+        elif exchange.connection is not None and not exchange.connection.established:
+            if age_s > limits.connect_s:
+                why = f"no connection within {limits.connect_s:g} s"
+        elif read_s is not None and now_s - read_s > limits.gap_s:
+            why = f"nothing received for {limits.gap_s:g} s"
+        elif age_s > limits.first_token_s and self._stream:
+            exchange.understand()
+            if exchange.record is None and not exchange.has_first_token:
+                why = f"no first token within {limits.first_token_s:g} s"
+        if why is not None:
+            exchange.abandon(Outcome.TIMEOUT, now_s, why)
+        else:
+            exchange.look_s = self._next_look_s(exchange, now_s)
+
+    def _next_look_s(self, exchange: Exchange, now_s: float) -> float:
+        """Until when none of its timeouts can pass; to look at thousands each time takes long.
+
+        What is received meanwhile puts them off.
+        """
+        limits, sent_s = self._timeouts, exchange.sent_s
+        read_s = exchange.last_read_s
+        if read_s is None:
+            read_s = now_s
+        ends = (
+            sent_s + limits.connect_s,
+            sent_s + limits.first_token_s,
+            sent_s + limits.total_s,
+            read_s + limits.gap_s,
+            read_s + _QUIET_S,
+        )
+        return min([now_s + _QUIET_S, *(end for end in ends if end >= now_s)])
 
     def end(self, outcome: Outcome) -> None:
         """End everything in flight with *outcome* and close all connections."""

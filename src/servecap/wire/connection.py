@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from servecap.wire.clock import SO_TIMESTAMPNS, STAMP_SPACE, Clock, timespec
-from servecap.wire.poller import READ_BYTES, Poller
+from servecap.wire.poller import Poller
 
+_READ_BYTES = 16_384
 _OFFSET_ERROR_S = 0.001
 
 
@@ -47,7 +48,6 @@ class Connection:
     """
 
     __slots__ = (
-        "_buffers",
         "_clock",
         "_covered",
         "_fd",
@@ -57,7 +57,6 @@ class Connection:
         "_outgoing",
         "_plain",
         "_poller",
-        "_receive",
         "_sock",
         "_tls",
         "_tunnel",
@@ -81,8 +80,6 @@ class Connection:
         self._sock = socket.socket(address.family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         self._fd = self._sock.fileno()
-        self._receive = self._sock.recvmsg_into
-        self._buffers = poller.buffers
         self._covered = address.tls is not None or address.tunnel is not None
         self._tls: ssl.SSLObject | None = None
         if address.tls is not None:
@@ -129,7 +126,7 @@ class Connection:
         if code:
             self._fail(os.strerror(code))
             return
-        self._poller.reads(self._fd, self._readable)
+        self._poller.reads(self._fd, self)
         if self._tunnel is not None:
             self._out = self._tunnel
             self._tunnel = b""  # from now on: what the proxy has answered
@@ -153,7 +150,7 @@ class Connection:
                 return
             self._tls.write(data)
             data = self._outgoing.read()
-        self._out += data
+        self._out = self._out + data if self._out else data
         if self.established or self._tls is not None:
             self._flush()
 
@@ -164,7 +161,7 @@ class Connection:
             self._out = data
             if self._sent_early():
                 self.established = self._watched = True
-                self._poller.reads(self._fd, self._readable)
+                self._poller.reads(self._fd, self)
         if not self._watched:
             self._watched = True
             self._poller.writes(self._fd, self._connected)
@@ -179,18 +176,20 @@ class Connection:
         except OSError as error:
             self._fail(error.strerror or str(error))
             return
-        self._out = self._out[sent:]
-        if self._out:
+        if sent == len(self._out):
+            self._out = b""
+        else:
+            self._out = self._out[sent:]
             self._poller.writes(self._fd, self._writable)
 
     def _writable(self) -> None:
-        self._poller.reads(self._fd, self._readable)
+        self._poller.reads(self._fd, self)
         self._flush()
 
-    def _readable(self) -> None:
-        receive = self._receive  # calling it as self._receive(...) takes longer
+    def readable(self) -> None:
+        """Receive once, and hand it on with its time."""
         try:
-            size, control, _, _ = receive(self._buffers, STAMP_SPACE)
+            data, control, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_SPACE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -206,13 +205,13 @@ class Connection:
             if last_s - _OFFSET_ERROR_S <= kernel_s <= now_s:
                 now_s = kernel_s if kernel_s > last_s else last_s
         self._last_s = now_s
-        data = bytes(self._buffers[0][:size])
+        owner = self.owner
         if self._covered:
             self._uncover(data, now_s)
-        elif not size:
+        elif not data:
             self._fail(None)
-        elif self.owner is not None:
-            self.owner.received(data, now_s)
+        elif owner is not None:
+            owner.received(data, now_s)
         else:
             self.close()
 
@@ -227,7 +226,7 @@ class Connection:
         """What a proxy says before there is a way through."""
         assert self._tunnel is not None
         answer = self._tunnel = self._tunnel + data
-        if not data or len(answer) > READ_BYTES:
+        if not data or len(answer) > _READ_BYTES:
             self._fail("the proxy let nothing through")
             return
         head, mark, rest = answer.partition(b"\r\n\r\n")
@@ -252,7 +251,7 @@ class Connection:
                 return
         try:
             while True:
-                plain = self._tls.read(READ_BYTES)
+                plain = self._tls.read(_READ_BYTES)
                 if not plain:  # the server's orderly end
                     data = b""
                     break

@@ -9,7 +9,7 @@ from servecap.wire.answer import Answer, BadAnswer, clean, error_text
 from servecap.wire.api import Api
 from servecap.wire.connection import Connection
 from servecap.wire.http import HttpBroken, ResponseReader, retry_after_s
-from servecap.wire.like import Reads
+from servecap.wire.like import Form
 from servecap.wire.lines import LineDecoder
 from servecap.wire.sse import SseDecoder
 
@@ -44,18 +44,19 @@ class Exchange:
         "_count_tokens",
         "_deferring",
         "_events",
+        "_form",
         "_on_done",
         "_parts",
         "_put_off",
+        "_read_s",
         "_reader",
-        "_reads",
         "_room",
         "_stamps",
         "_times",
         "_waiting",
         "arrival",
         "connection",
-        "last_read_s",
+        "look_s",
         "payload",
         "record",
         "resent",
@@ -75,7 +76,7 @@ class Exchange:
         self.connection: Connection | None = None
         self.payload = b""
         self.sent_s = 0.0
-        self.last_read_s: float | None = None
+        self.look_s = 0.0  # before, none of its timeouts can pass
         self.retry: Callable[[Exchange], None] | None = None  # if nothing at all is answered
         self.resent = False
         self.record: Record | None = None
@@ -86,7 +87,8 @@ class Exchange:
         self._events: SseDecoder | LineDecoder | None = None
         self._answer = Answer(keep_text=count_tokens is not None)
         self._times = self._answer.chunk_s
-        self._reads: Reads | None = None
+        self._read_s: float | None = None  # when the last read that was kept came
+        self._form: Form | None = None  # of reads that need not be kept at the moment
         self._put_off = put_off
         self._waiting = False  # for its turn to be understood
         self._parts: list[bytes] = []
@@ -99,11 +101,13 @@ class Exchange:
     # called by the connection
 
     def received(self, data: bytes, at_s: float) -> None:
-        self.last_read_s = at_s
-        parts = self._parts
-        if self._reads is not None and not parts and self._reads.fits(data):
+        form = self._form
+        if form is not None and form.reads(data):
             self._times.append(at_s)
             return
+        self._form = None  # nothing may overtake this
+        self._read_s = at_s
+        parts = self._parts
         parts.append(data)
         self._stamps.append(at_s)
         if self._waiting:
@@ -135,6 +139,12 @@ class Exchange:
             self._finish(Outcome.BROKEN_STREAM, at_s, why or "the answer was cut short")
 
     @property
+    def last_read_s(self) -> float | None:
+        """When anything was received last."""
+        read_s, times = self._read_s, self._times
+        return read_s if read_s is None or not times else max(read_s, times[-1])
+
+    @property
     def has_first_token(self) -> bool:
         return bool(self._answer.chunk_s)
 
@@ -153,19 +163,20 @@ class Exchange:
                 if pieces:
                     self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces), at_s)
         except (HttpBroken, BadAnswer) as error:
-            self._finish(Outcome.BROKEN_STREAM, self.last_read_s or 0.0, clean(str(error)))
+            self._finish(Outcome.BROKEN_STREAM, at_s, clean(str(error)))
             return
         if self._reader.complete:
-            self._end_of_response(self.last_read_s or 0.0)
-        elif self._answer.same is not None:
-            self._reads = self._reads_like(parts[-1])
+            self._end_of_response(stamps[-1])
+        else:
+            self._form = self._form_of_reads(parts[-1])
 
-    def _reads_like(self, data: bytes) -> Reads | None:
+    def _form_of_reads(self, data: bytes) -> Form | None:
         """What may be counted without being kept after *data*, the last that was read."""
-        same, events = self._answer.same, self._events
-        if same is None or not isinstance(events, SseDecoder):
+        answer, events = self._answer, self._events
+        if answer.form is None or answer.error is not None or not isinstance(events, SseDecoder):
             return None
-        return same.reads(data) if events.between and self._reader.between_chunks else None
+        between = events.between and self._reader.between_chunks
+        return answer.form if between and answer.form.reads(data) else None
 
     def _take(self, piece: bytes, at_s: float) -> None:
         if self._events is None and not self._body:

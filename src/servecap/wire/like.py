@@ -2,98 +2,85 @@
 
 from __future__ import annotations
 
+import re
+
 from servecap.wire.chunked import known_sizes
 
-_PAYS_AFTER = 8  # chunks until a new likeness has paid for its making
-_TRIALS = 3  # that may fail to pay before no more are made for this answer
-_ENDS = (b"\n\n\r\n", b"\r\n\r\n\r\n")  # of an event and its chunk
-_PLAIN = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')
+_FORMS_KEPT = (
+    64  # making one takes some 1 ms, so a server whose events are never alike gets no more
+)
+# A text without quote, backslash, control character or anything beyond ASCII ends just where the
+# part after it begins, and is valid, whatever it is.
+_PLAIN = rb"[ !#-\[\]-~]"
+_MEMBER = re.compile(rb'"([A-Za-z_]+)":(?:("%b*")|[1-9][0-9]*)(?=[,}])' % _PLAIN)
 
 
-class Like:
-    """Events that differ from one that was decoded by nothing but the plain text they bring.
+class Form:
+    """Events that differ from one that was decoded in nothing that is read of them.
 
-    Nearly all events of a stream are such, and knowing it costs a fraction of decoding them.
+    Besides the text that they bring, which is not empty, that is any text or number whose name
+    the dialect does not know: an id, a time. Nearly all events of a stream are such, and knowing
+    it costs a fraction of decoding them. One form serves all the answers of a server.
     """
 
-    __slots__ = ("_after", "_before", "_edges", "_left", "_made_at")
+    __slots__ = ("_match_event", "_match_read")
 
-    def __init__(self, before: bytes | None, after: bytes, old: Like | None, chunks: int) -> None:
+    def __init__(self, pattern: bytes) -> None:
+        self._match_event = re.compile(pattern).fullmatch
+        read = rb"([0-9A-Fa-f]{1,8})\r\ndata: %b(?:\n\n|\r\n\r\n)\r\n" % pattern
+        self._match_read = re.compile(read).fullmatch
+
+    def fits(self, event: bytes) -> bool:
+        """Whether decoding *event* would tell that there is one more chunk of output, and no more.
+
+        Between two events.
+        """
+        return self._match_event(event) is not None
+
+    def reads(self, data: bytes) -> bool:
+        """Whether *data* is one whole chunk of a body with one such event.
+
+        Between two chunks and two events. Where a server sends token by token nearly all reads
+        are such, and counting them costs less than keeping them.
+        """
+        found = self._match_read(data)
+        return found is not None and known_sizes.get(found[1]) == len(data) - found.end(1) - 4
+
+
+class Forms:
+    """The forms of one dialect's events, of all the servers that it is spoken with."""
+
+    def __init__(self, names: frozenset[str]) -> None:
         """
         Args:
-            before, after: what surrounds the text; no *before*: nothing is like it.
-            old: what was made earlier for the same answer.
-            chunks: how many chunks of output the answer had then.
+            names: of all the members of a JSON object that the dialect reads, on any level.
         """
-        self._before = before if before is not None else b"\0"  # which is in no valid JSON
-        self._after = after
-        self._edges = len(self._before) + len(after)
-        self._left: int = old._left if old is not None else _TRIALS
-        self._made_at = chunks
+        self._names = names
+        self._made: dict[bytes, Form] = {}
+        self.latest: Form | None = None
 
-    def fits(self, data: bytes) -> bool:
-        """Whether decoding *data* would give the same but for a text that is not empty.
+    def around(self, before: bytes, after: bytes) -> Form | None:
+        """The form of an event by what surrounds its text; None: there are too many already."""
+        pattern = b"%b%b+%b" % (self._opened(before), _PLAIN, self._opened(after))
+        form = self._made.get(pattern)
+        if form is None:
+            if len(self._made) >= _FORMS_KEPT:
+                return None
+            form = self._made[pattern] = Form(pattern)
+        self.latest = form
+        return form
 
-        A text without quote, backslash, control character or anything beyond ASCII ends just
-        where the part after it begins, and is valid, whatever it is.
+    def _opened(self, part: bytes) -> bytes:
+        """A pattern of the JSON in *part*, open to other values of what is not read.
+
+        In valid JSON a quote and a name, a quote and a colon are a member's beginning wherever
+        they stand: inside of a text each quote has a backslash before it.
         """
-        return (
-            len(data) > self._edges
-            and data.startswith(self._before)
-            and data.endswith(self._after)
-            and not data[len(self._before) : -len(self._after)].translate(None, _PLAIN)
-        )
-
-    def reads(self, data: bytes) -> Reads | None:
-        """What reads are like *data*, if that is one chunk with one event that is like this."""
-        digits = data.find(b"\r\n")
-        for end in _ENDS:
-            lead, tail = b"\r\ndata: " + self._before, self._after + end
-            found = Reads(digits, lead, tail)
-            if digits > 0 and found.fits(data):
-                return found
-        return None
-
-    def worth_another(self, chunks: int) -> bool:
-        """Whether one made now, after *chunks* chunks, can be expected to pay.
-
-        An id or a time that changes now and then asks for a new one; if it changes always, giving
-        up soon is better.
-        """
-        if chunks - self._made_at < _PAYS_AFTER:
-            self._left -= 1
-        return self._left > 0
-
-
-class Reads:
-    """Reads that are one whole chunk with one event, like one that was decoded.
-
-    Where a server sends token by token nearly all reads are such. Between two chunks and two
-    events such a read says: one more chunk of output. Knowing that costs less than keeping it.
-    """
-
-    __slots__ = ("_around", "_begin", "_digits", "_edges", "_end", "_lead", "_tail")
-
-    def __init__(self, digits: int, lead: bytes, tail: bytes) -> None:
-        """
-        Args:
-            digits: of the chunk's size.
-            lead, tail: what surrounds the text, from the size line's end to the chunk's.
-        """
-        self._digits = digits
-        self._lead = lead
-        self._tail = tail
-        self._begin = digits + len(lead)
-        self._end = -len(tail)
-        self._edges = self._begin + len(tail)
-        self._around = digits + 4  # what is not counted in the size: digits and two line ends
-
-    def fits(self, data: bytes) -> bool:
-        """Whether *data* is such a read, with a text that is not empty."""
-        return (
-            data[self._digits : self._begin] == self._lead
-            and data[self._end :] == self._tail
-            and not data[self._begin : self._end].translate(None, _PLAIN)
-            and len(data) > self._edges
-            and known_sizes.get(data[: self._digits]) == len(data) - self._around
-        )
+        pattern, at = b"", 0
+        for member in _MEMBER.finditer(part):
+            name = member[1]
+            if name.decode() not in self._names:
+                value = b'"%b*"' % _PLAIN if member[2] is not None else b"[1-9][0-9]*"
+                pattern += re.escape(part[at : member.start()]) + b'"%b":%b' % (name, value)
+                at = member.end()
+        return pattern + re.escape(part[at:])

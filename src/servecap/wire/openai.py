@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from servecap.errors import UNREADABLE
 from servecap.record import Request, ServerTimings
 from servecap.wire import tgi
 from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
-from servecap.wire.like import Like
+from servecap.wire.like import Form, Forms
 
 _COUNT_MAX = 2**31  # tokens
 
@@ -68,7 +69,10 @@ class _Chunk(msgspec.Struct, frozen=True, gc=False):
 
 _SHORTEST_JSON = 16  # no chunk of this dialect is shorter
 
+_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Chunk)
+_READ = (_Details, _Usage, _Delta, _Logprobs, _Choice, _LlamaTimings, _Chunk)
+_forms = Forms(frozenset(name for struct in _READ for name in struct.__struct_encode_fields__))
 
 
 class OpenAi:
@@ -92,21 +96,30 @@ class OpenAi:
 
     def body(self, request: Request, *, model: str | None, stream: bool) -> bytes:
         """The JSON body of *request*."""
-        fields: dict[str, Any] = {"model": model} if model is not None else {}
+        before, after = self._around(model, request.max_output_tokens, request.exact_output, stream)
         if self._chat:
-            fields["messages"] = request.messages
-        else:
-            fields["prompt"] = "\n".join(m.content for m in request.messages)
-        if request.max_output_tokens is not None:
+            return before + _encoder.encode(request.messages) + after
+        return before + _encoder.encode("\n".join(m.content for m in request.messages)) + after
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - there are a few dialects, and they live long
+    def _around(
+        self, model: str | None, tokens: int | None, exact: bool, stream: bool
+    ) -> tuple[bytes, bytes]:
+        """What is before and after the prompt in a body; most requests have it from an earlier."""
+        prompt = "messages" if self._chat else "prompt"
+        fields: dict[str, Any] = {"model": model} if model is not None else {}
+        fields[prompt] = None
+        if tokens is not None:
             old = "max_tokens" not in self._dropped
-            fields["max_tokens" if old else "max_completion_tokens"] = request.max_output_tokens
-            if request.exact_output:
-                fields |= {"ignore_eos": True, "min_tokens": request.max_output_tokens}
+            fields["max_tokens" if old else "max_completion_tokens"] = tokens
+            if exact:
+                fields |= {"ignore_eos": True, "min_tokens": tokens}
         fields["temperature"] = 0.0
         if stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         kept = {k: v for k, v in fields.items() if k not in self._dropped}
-        return msgspec.json.encode(kept)
+        before, _, after = _encoder.encode(kept).partition(b'"%b":null' % prompt.encode())
+        return before + b'"%b":' % prompt.encode(), after
 
     def event(self, answer: Answer, data: bytes, at_s: float) -> None:
         """Read one server-sent event that arrived at *at_s*.
@@ -114,10 +127,12 @@ class OpenAi:
         Raises:
             BadAnswer: it is not valid JSON of this dialect.
         """
-        same = answer.same
-        if same is not None and same.fits(data):
-            answer.chunk_s.append(at_s)
-            return
+        if not answer.keep_text:
+            form = answer.form or _forms.latest
+            if form is not None and form.fits(data):
+                answer.form = form
+                answer.chunk_s.append(at_s)
+                return
         if len(data) < _SHORTEST_JSON:
             data = data.strip()
             if data == b"[DONE]":
@@ -130,19 +145,13 @@ class OpenAi:
             _take_error(answer, chunk)
             return
         for choice in chunk.choices:
-            if _carries_output(choice, answer):
-                answer.chunk_s.append(at_s)
-                _count_tokens(answer, choice, chunk.usage)
-            if choice.finish_reason is not None:
-                answer.finish_reason = reason(choice.finish_reason)
-                if _is_silent(choice):
-                    answer.last_token_s = at_s
-        _take_totals(answer, chunk)
+            _take_choice(answer, choice, chunk.usage, at_s)
+        if chunk.usage is not None or chunk.timings is not None:
+            _take_totals(answer, chunk)
         chunks = len(answer.chunk_s)
-        if chunks < _LIKE_FROM or answer.keep_text:
-            return
-        if same is None or same.worth_another(chunks):
-            answer.same = _like(data, chunk, same, chunks)
+        if chunks >= answer.form_from and not answer.keep_text:
+            answer.form_from = 2 * chunks
+            answer.form = _form_of(data, chunk) or answer.form
 
     def whole(self, answer: Answer, body: bytes, headers: Mapping[str, str]) -> None:
         """Read an answer that was not streamed; TGI sends its timing headers here, too.
@@ -164,6 +173,17 @@ class OpenAi:
         if answer.timings is None:
             answer.timings = tgi.timings(headers, answer.output_tokens)
         answer.done = True
+
+
+def _take_choice(answer: Answer, choice: _Choice, usage: _Usage | None, at_s: float) -> None:
+    if _carries_output(choice, answer):
+        answer.chunk_s.append(at_s)
+        if choice.logprobs is not None or usage is not None:
+            _count_tokens(answer, choice, usage)
+    if choice.finish_reason is not None:
+        answer.finish_reason = reason(choice.finish_reason)
+        if _is_silent(choice):
+            answer.last_token_s = at_s
 
 
 def _carries_output(choice: _Choice, answer: Answer) -> bool:
@@ -212,26 +232,25 @@ def _text(choice: _Choice) -> str | None:
     return delta.content or delta.reasoning_content or delta.reasoning or delta.refusal
 
 
-_LIKE_FROM = 3  # chunks; the shortest answers would not pay for it
 _PROBE = b"probe"
 
 
-def _like(data: bytes, chunk: _Chunk, old: Like | None, chunks: int) -> Like | None:
-    """What is like *data*, which was decoded as *chunk*; the old one where it brings no text.
+def _form_of(data: bytes, chunk: _Chunk) -> Form | None:
+    """The form of *data*, which was decoded as *chunk*; None where it brings more than text.
 
     That the text is where it seems to be is proved by decoding the event with another in its
     place.
     """
     text = _only_text(chunk)
-    if text is None:
-        return old
+    if not text:
+        return None
     before, quoted, after = data.partition(msgspec.json.encode(text))
     before, after = before + b'"', b'"' + after
     try:
         found = bool(quoted) and _only_text(_decoder.decode(before + _PROBE + after)) == "probe"
     except UNREADABLE:
         found = False
-    return Like(before if found else None, after, old, chunks)
+    return _forms.around(before, after) if found else None
 
 
 def _only_text(chunk: _Chunk) -> str | None:

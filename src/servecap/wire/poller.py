@@ -10,8 +10,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
-READ_BYTES = 262_144
 GATHER_S = 0.0005
 GATHER_FROM_PER_S = 8_000.0
 
@@ -26,21 +26,30 @@ _ABSOLUTE = 1
 Call = Callable[[], None]
 
 
+class Reader(Protocol):
+    """Who wants to know when a socket can be read."""
+
+    def readable(self) -> None: ...
+
+
 class Poller:
     """Calls back when a socket can be read or written; on Linux by an epoll set of its own.
 
     The event loop watches that set as one file, so that a ready socket costs it no handle, and
     thousands of them are served in one turn. When more than `GATHER_FROM_PER_S` sockets a second
     become ready, each turn first waits `GATHER_S` for more of them: waking up is what costs, and
-    the kernel has stamped what arrives meanwhile. `buffer` may be received into by any callback;
-    it is free again when the callback returns.
+    the kernel has stamped what arrives meanwhile. `serving` tells that a turn goes on.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, at_end: Call = lambda: None) -> None:
+        """
+        Args:
+            at_end: called after each turn, when `serving` is over.
+        """
         self.loop = loop
-        self.buffer = memoryview(bytearray(READ_BYTES))
-        self.buffers = [self.buffer]  # as `recvmsg_into` wants it
-        self._readers: dict[int, Call] = {}
+        self.serving = False
+        self._at_end = at_end
+        self._readers: list[Reader | None] = []  # by file number: thousands lie close together
         self._writers: dict[int, Call] = {}
         self._later: deque[Call] = deque()
         self._seen = 0
@@ -51,26 +60,31 @@ class Poller:
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._ready)
 
-    def reads(self, fd: int, call: Call) -> None:
-        """Call *call* whenever *fd* can be read, and no longer when it can be written."""
+    def reads(self, fd: int, reader: Reader) -> None:
+        """Tell *reader* whenever *fd* can be read, and nobody any longer when it can be written."""
         if self._epoll is None:
             self.loop.remove_writer(fd)
-            self.loop.add_reader(fd, call)
+            self.loop.add_reader(fd, reader.readable)
             return
-        known = fd in self._readers or fd in self._writers
-        self._readers[fd] = call
+        known = self._reader(fd) is not None or fd in self._writers
+        if fd >= len(self._readers):
+            self._readers += [None] * (fd + 1 - len(self._readers))
+        self._readers[fd] = reader
         self._writers.pop(fd, None)
         self._set(fd, known, select.EPOLLIN)
+
+    def _reader(self, fd: int) -> Reader | None:
+        return self._readers[fd] if fd < len(self._readers) else None
 
     def writes(self, fd: int, call: Call) -> None:
         """Call *call* whenever *fd* can be written, too."""
         if self._epoll is None:
             self.loop.add_writer(fd, call)
             return
-        known = fd in self._readers or fd in self._writers
+        read = self._reader(fd) is not None
+        known = read or fd in self._writers
         self._writers[fd] = call
-        both = select.EPOLLIN if fd in self._readers else 0
-        self._set(fd, known, select.EPOLLOUT | both)
+        self._set(fd, known, select.EPOLLOUT | (select.EPOLLIN if read else 0))
 
     def _set(self, fd: int, known: bool, mask: int) -> None:
         assert self._epoll is not None
@@ -85,7 +99,9 @@ class Poller:
             self.loop.remove_reader(fd)
             self.loop.remove_writer(fd)
             return
-        known = self._readers.pop(fd, None) is not None
+        known = self._reader(fd) is not None
+        if known:
+            self._readers[fd] = None
         if self._writers.pop(fd, None) is not None or known:
             self._epoll.unregister(fd)
 
@@ -111,16 +127,19 @@ class Poller:
         if self._gathering and not (self._behind or self._later):
             time.sleep(GATHER_S)
         ready = self._epoll.poll(0, _AT_ONCE)
+        self.serving = True
         self._behind = len(ready) == _AT_ONCE
         readers, only_readable = self._readers, select.EPOLLIN
         for fd, mask in ready:
             if mask == only_readable:
-                if (call := readers.get(fd)) is not None:
-                    call()
+                if (reader := readers[fd]) is not None:
+                    reader.readable()
             else:
                 self._mixed(fd, mask)
         if self._later:
             self._catch_up()
+        self.serving = False
+        self._at_end()
         self._seen += len(ready)
         now_s = time.monotonic()
         if now_s - self._since_s > _RATE_S:
@@ -132,16 +151,16 @@ class Poller:
         writer = self._writers.get(fd)
         if writer is not None and mask & ~select.EPOLLIN:
             writer()
-        reader = self._readers.get(fd)
+        reader = self._reader(fd)
         if reader is not None and mask & ~select.EPOLLOUT:
-            reader()
+            reader.readable()
 
     def close(self) -> None:
         """Watch nothing any more; the sockets are left alone."""
         if self._epoll is not None and not self._epoll.closed:
             self.loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
-        self._readers.clear()
+        self._readers[:] = [None] * len(self._readers)  # which may be gone through just now
         self._writers.clear()
         self._later.clear()
 

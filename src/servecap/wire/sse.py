@@ -5,10 +5,6 @@ from __future__ import annotations
 _BOM = b"\xef\xbb\xbf"
 
 
-def _one_line(event: bytes) -> bool:
-    return event.startswith(b"data: ") and b"\n" not in event
-
-
 class SseDecoder:
     """Cuts a byte stream into the data of its events, however the stream was cut before.
 
@@ -33,10 +29,10 @@ class SseDecoder:
         """The data of every event that *data* completes."""
         if not self._started and not self._tail and data.startswith(b"data: "):  # no mark to pass
             self._started = self._clean = True
-        if self._clean and data.endswith(b"\n\n") and b"\r" not in data:  # the usual: whole events
-            found = data[:-2].split(b"\n\n")
-            if all(map(_one_line, found)):
-                return [line[6:] for line in found]
+        if self._clean and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+            found = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(found) and b"\r" not in data:
+                return found  # the usual: whole events of one line each
         events = self._feed(data)
         self._clean = self._started and not (self._tail or self._data or self._after_cr)
         return events
