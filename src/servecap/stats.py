@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+_RHO_MOST = 0.8  # of batch means: more cannot be told from so few
+
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """Count, mean and nearest-rank percentiles of a sample."""
@@ -286,12 +288,14 @@ def batch_error(values: Sequence[float] | Floats) -> float | None:
 
     From up to 20 batches of at least 8, as in `batch_means`; where the batches' means are still
     correlated with their neighbours it is widened as for a first-order autoregressive process,
-    and for the few batches by the spread of Student's t. Meant for weighing one level against
-    another rather than for an interval of its own.
+    and for the few batches by the spread of Student's t. Few means tell their correlation and
+    their spread too small, since they are held against their own mean: both are put right.
+    Meant for weighing one level against another rather than for an interval of its own.
 
     Source:
         Law & Kelton, Simulation modeling and analysis, section 9.5 (batch means and the
-        autoregressive method).
+        autoregressive method); Marriott & Pope, Bias in the estimation of autocorrelations,
+        Biometrika 41 (1954).
     """
     data = np.asarray(values, dtype=np.float64)
     batches = min(20, len(data) // 8)
@@ -300,10 +304,12 @@ def batch_error(values: Sequence[float] | Floats) -> float | None:
     size = len(data) // batches
     means = data[len(data) - batches * size :].reshape(batches, size).mean(axis=1)
     centred = means - means.mean()
-    variance = float((centred**2).sum()) / (batches - 1)
-    if variance == 0:
+    squares = float((centred**2).sum())
+    if squares == 0:
         return 0.0
-    rho = float((centred[1:] * centred[:-1]).sum() / (centred**2).sum()) + 1 / batches
-    rho = min(0.8, max(0.0, rho))
+    rho = float((centred[1:] * centred[:-1]).sum()) / squares
+    rho = min(_RHO_MOST, max(0.0, (batches * rho + 1) / max(1, batches - 4)))
+    alike = (1 + rho) / (1 - rho)  # so many means tell as much as one independent one
+    variance = squares / (batches - alike) if alike < batches / 2 else 2 * squares / batches
     few = (batches - 1) / (batches - 3)
-    return math.sqrt(variance / batches * (1 + rho) / (1 - rho) * few)
+    return math.sqrt(variance / batches * alike * few)

@@ -70,7 +70,7 @@ def test_a_load_that_breaks_a_limit_by_chance_is_not_named() -> None:
     """At the interval's lower end the figure lies past its limit: the next lower load is taken."""
     search = Search(start=50, most=1000, precision=0.1)
     for place, (load_, value) in enumerate(
-        ((50.0, -0.5), (70.0, 0.3), (60.0, -0.02), (62.0, 0.01))
+        ((50.0, -0.5), (70.0, 0.3), (60.0, 0.003), (62.0, 0.03))
     ):
         search.tell(load_, [Margin(limit="x", value=value, error=0.03, requests=300 + place)], 300)
     seen = []

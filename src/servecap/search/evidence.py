@@ -148,19 +148,22 @@ def of_share(name: str, over: Sequence[bool], allowed: float) -> Margin:
     if allowed <= 0:
         sign = 1.0 if bad else -1.0
         return Margin(limit=name, value=sign, error=_SURE, requests=count, broken=bad)
-    worth = count / _design_effect(over)
-    share = bad / count
-    mean, error = _normal_score(share * worth + 0.5, (1 - share) * worth + 0.5)
-    value = mean - _NORMAL.inv_cdf(allowed)
-    return Margin(
-        limit=name,
-        value=value,
-        error=error,
-        requests=count,
-        broken=bad,
-        allowed=allowed,
-        worth=worth,
-    )
+    bare = Margin(limit=name, value=0.0, error=_SURE, requests=count, broken=bad, allowed=allowed)
+    return scored(bare, worth=count / _design_effect(over))
+
+
+def scored(margin: Margin, *, worth: float) -> Margin:
+    """The margin of a share of bad requests, where they tell as much as *worth* independent ones.
+
+    Raises:
+        ValueError: it is a mean's.
+    """
+    if margin.broken is None or margin.allowed is None:
+        raise ValueError(f"{margin.limit}: no share of requests")
+    bad = margin.broken / margin.requests * worth
+    mean, error = _normal_score(bad, worth - bad)
+    value = mean - _NORMAL.inv_cdf(margin.allowed)
+    return msgspec.structs.replace(margin, value=value, error=error, worth=worth)
 
 
 def _design_effect(over: Sequence[bool]) -> float:
@@ -173,10 +176,16 @@ def _design_effect(over: Sequence[bool]) -> float:
     return max(1.0, spread**2 / (share * (1 - share) / len(data)))
 
 
-def _normal_score(a: float, b: float) -> tuple[float, float]:
-    """Mean and standard deviation of the normal score of a Beta(a, b) share."""
+def _normal_score(bad: float, good: float) -> tuple[float, float]:
+    """Mean and standard deviation of the normal score of a share, given so many of both kinds.
+
+    With Jeffreys' prior, a Beta distribution; but where all are of one kind every score beyond
+    what that excludes is as likely: that nobody waited too long says nothing of how far off it is.
+    """
     below, above = _log_tails()
-    log_density = (a - 1) * below + (b - 1) * above - _GRID**2 / 2
+    log_density = bad * below + good * above
+    if bad > 0 and good > 0:
+        log_density = log_density - (below + above + _GRID**2) / 2
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     mean = float((weight * _GRID).sum())

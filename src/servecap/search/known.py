@@ -12,14 +12,16 @@ import numpy.typing as npt
 from servecap import stats
 from servecap.search import curve
 from servecap.search.evidence import Margin, proven
+from servecap.search.pooled import pooled
 
 Ints = npt.NDArray[np.intp]
 
 _PATHS = 1000
 _GRID = 81
 # The search stops when the interval is narrow, so it stops rather on one that came out too narrow.
-_STRICTER = 2.5  # of the tails; bench/find holds the outcome against the confidence asked for
+_STRICTER = 2.0  # of the tails; bench/find holds the outcome against the confidence asked for
 _RISK = 2e-4  # of taking a level to be on one side of the edge for good
+_FEW = 50  # of the paths: with less of them within what is proven, they tell nothing of it
 _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
 
 
@@ -163,10 +165,7 @@ class Known:
                 curves = curve.monotone(curve.paths(told, np.log(loads), _PATHS, rng))
                 edges[row] = rng.permutation(curve.crossings(curves, loads))  # independent
         first = edges.min(axis=0)
-        if held:
-            first = np.maximum(first, low)
-        if over:
-            first = np.minimum(first, high)
+        first = _within(first, low if held else 0.0, high if over else math.inf, rng)
         return first, edges.argmin(axis=0), names
 
     def _bracket(self) -> tuple[float, float, bool, bool]:
@@ -213,7 +212,27 @@ class Known:
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
         above = [p for p in seen if p[0] > high][:_NEIGHBOURS]
         used = [*below, *(p for p in seen if low <= p[0] <= high), *above]
-        return curve.points([load for load, _ in used], [m for _, m in used])
+        loads = [load for load, _ in used]
+        return curve.points(loads, pooled(loads, [m for _, m in used]))
+
+
+def _within(edges: stats.Floats, low: float, high: float, rng: np.random.Generator) -> stats.Floats:
+    """The edges within what is proven, and for each of the others one that is as likely as those.
+
+    Where next to none lie there the proof alone is believed, and each place within it is as likely.
+    """
+    good = (low <= edges) & (edges <= high)
+    if good.all():
+        return edges
+    found = edges.copy()
+    count = int((~good).sum())
+    if good.sum() >= _FEW:
+        found[~good] = rng.choice(edges[good], count)
+    elif low > 0 and math.isfinite(high):
+        found = np.exp(rng.uniform(math.log(low), math.log(high), len(edges)))
+    else:
+        found = np.clip(edges, low, high)
+    return found
 
 
 def _rank(values: stats.Floats, share: float, *, up: bool) -> float:

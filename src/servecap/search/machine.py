@@ -17,13 +17,14 @@ from servecap.search.known import Estimate, Known, Told
 CONFIDENCE = 0.95
 _LEAP_MOST = 2.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
-_ABOVE = 1.25  # times the largest load tried, to find an upper end
-_ABOVE_MOST = 3  # levels above the estimate that may be spent on it
+_ABOVE = 1.25  # times the largest load tried, to find an upper end; later ones leap
+_ABOVE_MOST = 7  # levels above the estimate that may be spent on it
 _BEYOND = 1.5  # times the largest load tried, once a limit seems broken
 _LEVELS_MOST = 40
 _WIDE = 6.0  # times the precision: an interval about which little is known
 _VAGUE = 2.0  # an interval wider than so many times the estimate is no estimate
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
+_GLANCE = 100  # requests of a level on the way up: a load far over its limits shows in fewer
 _MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
 _NEARLY = 1.4  # times the precision: the level at the lower end makes such an interval narrow
 _NAMES_MOST = 4  # levels that may be spent on a load that can be named
@@ -147,7 +148,8 @@ class Search:
             load = math.sqrt(top.load * self._barred)
             if self._tried(load) or load / top.load < 1 + self._precision:
                 return self._stop("all held but what cannot be measured")
-        return self._at(load, self._least, f"nothing is broken at {top.load:g}: on by the slope")
+        why = f"nothing is broken at {top.load:g}: on by the slope"
+        return self._at(load, min(self._least, _GLANCE), why)
 
     def _extrapolated(self, top: Told) -> float:
         """Where the line through the two largest levels meets the first limit."""
@@ -171,9 +173,9 @@ class Search:
         Levels below the edge cannot give it an upper end, however many there are.
         """
         top = max(t.load for t in self._told)
-        load = min(self._most, top * _ABOVE)
         first = min(t.load for t in self._told if t.broken)
         tried = sum(t.load > first for t in self._told)
+        load = min(self._most, top * (_ABOVE if tried < 2 else _LEAP_MOST))
         if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
             return None
         return self._at(
