@@ -68,6 +68,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "living",
             "measure",
             "pipe",
+            "guarded",
             "process",
             "pulse",
             "worker",

@@ -13,6 +13,7 @@ from servecap.record import Outcome
 from servecap.scenario import Timeouts
 
 LIMITS = Timeouts(connect_s=2.0, first_token_s=1.5, gap_s=1.0, total_s=2.5)
+PATIENT = Timeouts(connect_s=60.0, first_token_s=60.0, gap_s=60.0, total_s=60.0)
 FOREVER_S = 60.0
 
 

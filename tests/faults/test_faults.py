@@ -12,19 +12,20 @@ import pytest
 from drive import WORKLOAD, ask, requests
 from scripted import DONE, HELLO, STOP, USAGE, Call, chunk, refused_port, serving
 
-from faults import FAULTS, LIMITS, replying
+from faults import FAULTS, LIMITS, PATIENT, replying
 from servecap.measure import measure
 from servecap.probe import TargetSpec, open_bench
-from servecap.record import Outcome, TokenSource
+from servecap.pulse import TICK_S
+from servecap.record import Outcome, Record, TokenSource
 from servecap.run import Run
-from servecap.scenario import ClosedLoop, Scenario, Timeouts
+from servecap.scenario import ClosedLoop, Scenario
 from servecap.store import read_run
 from servecap.summarize import summarize
 from servecap.wire.endpoint import Security
 
 USERS, REQUESTS, FAULTY = 4, 12, (2, 7)
-PATIENT = Timeouts(connect_s=30.0, first_token_s=30.0, gap_s=30.0, total_s=30.0)
-SLACK_S = 8.0  # of a machine that does much else
+SWEEP_BEATS = 4  # timeouts are looked at with every fourth beat of the client
+READ_S = 0.001  # by which the kernel's stamps may differ from the clock that they are put on
 
 
 def run_with(name: str, out: Path, *, workers: int = 1) -> Run:
@@ -56,7 +57,7 @@ def test_fault_ends_as_it_should_and_disturbs_nobody(tmp_path: Path, name: str) 
         if fault.said is not None:
             assert fault.said in (record.error or "")
         if fault.within_s is not None:
-            assert fault.within_s <= record.e2e_s < fault.within_s + SLACK_S
+            assert 0 <= beyond_s(record, fault.within_s) <= latest_s(run)
     kept = read_run(tmp_path / "run").records
     assert [(r.request_id, r.outcome) for r in kept] == [
         (r.request_id, r.outcome) for r in run.records
@@ -64,6 +65,25 @@ def test_fault_ends_as_it_should_and_disturbs_nobody(tmp_path: Path, name: str) 
     summary = summarize(run)
     bad = 0 if fault.outcome is Outcome.OK else len(FAULTY)
     assert sum(summary.errors.values()) == bad
+
+
+def beyond_s(record: Record, limit_s: float) -> float:
+    """How long after its limit it was ended: a limit on gaps runs from the last thing that came."""
+    since_s = record.sent_s
+    if limit_s == LIMITS.gap_s and record.chunk_s:
+        since_s = record.chunk_s[-1] - READ_S
+    return record.end_s - since_s - limit_s
+
+
+def latest_s(run: Run) -> float:
+    """The longest that the client may take to notice.
+
+    It looks with every fourth beat, and a beat comes as late as the run's health says that one ever
+    was: the next is then due at once, and may be as late again.
+    """
+    late_s = run.header.health.loop_delay_max_s
+    assert late_s is not None
+    return SWEEP_BEATS * max(TICK_S, late_s) + late_s + 2 * READ_S
 
 
 def test_fault_of_one_worker_disturbs_neither(tmp_path: Path) -> None:
@@ -76,7 +96,7 @@ def test_fault_of_one_worker_disturbs_neither(tmp_path: Path) -> None:
 def test_refuse() -> None:
     (record,) = ask(f"http://127.0.0.1:{refused_port()}", timeouts=LIMITS)
     assert (record.outcome, record.error) == (Outcome.REFUSED, "Connection refused")
-    assert record.e2e_s < LIMITS.connect_s + SLACK_S
+    assert record.e2e_s < LIMITS.connect_s, "at once, and not by a timeout"
 
 
 def test_slow_tls() -> None:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from servecap import guarded
 from servecap.cli import find, output, progress
 from servecap.errors import EndpointError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from servecap.cell import Cell
     from servecap.metrics import Summary
     from servecap.plan.answer import Plan
+    from servecap.probe import Bench
     from servecap.run import Run
     from servecap.scenario import Scenario
     from servecap.search import SearchResult
@@ -26,6 +28,7 @@ MODEL, GPU, TP = "llama-13b", "a30", 2
 SLO = "ttft.mean<500ms,tpot.mean<50ms"
 USERS = 24
 PLAN_USERS = 10_000
+_STOP_S = 5.0  # for the emulator to go
 
 MATRIX = """\
 # The demo's matrix: no GPU is there to measure, so the engine model predicts every cell.
@@ -46,14 +49,14 @@ def command(out: str | None, quiet: bool, lang: str) -> int:
     Starts an emulated server, loads it, finds how many users it carries, fills a small matrix by
     prediction, plans for 10,000 users and writes one HTML report.
     """
-    from servecap.probe import TargetSpec, open_bench
     from servecap.report import html
 
     scenario = _scenario()
     folder = output.unused(output.folder(out, "demo"))
-    with _emulator() as url:
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(_emulator())
         _step(1, f"An emulated server: {MODEL} on {TP} x {GPU.upper()} at {url}")
-        bench = open_bench(TargetSpec(url=url), scenario.workload, scenario.timeouts)
+        bench = stack.enter_context(contextlib.closing(_bench(url, scenario)))
         _step(2, f"servecap run: {USERS} users who chat and think 1 to 3 s")
         run, summary = _run(bench, scenario, folder / "run", quiet)
         _step(3, f"servecap find: the most users for whom {scenario.slo} holds")
@@ -99,6 +102,14 @@ def _scenario() -> Scenario:
     )
 
 
+def _bench(url: str, scenario: Scenario) -> Bench:
+    """The emulated server and the workload; its metrics are looked at, as a real one's are."""
+    from servecap.probe import Around, TargetSpec, open_bench
+
+    target = TargetSpec(url=url)
+    return open_bench(target, scenario.workload, scenario.timeouts, around=Around())
+
+
 def _step(number: int, text: str) -> None:
     progress.say(click.style(f"\n[{number}/5] {text}", bold=True))
 
@@ -107,24 +118,22 @@ def _step(number: int, text: str) -> None:
 def _emulator() -> Iterator[str]:
     """The URL of an emulator in a process of its own: it must not share the client's core."""
     words = [sys.executable, "-m", "servecap", "emulate", "--model", MODEL, "--gpu", GPU]
-    process = subprocess.Popen(
-        [*words, "--tp", str(TP), "--port", "0", "--max-running", "24"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words += ["--tp", str(TP), "--port", "0", "--max-running", "24"]
+    emulator = guarded.start(words, output=subprocess.DEVNULL, errors=subprocess.PIPE)
     try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
+        assert emulator.process.stderr is not None
+        line = emulator.process.stderr.readline().decode()
         _, found, rest = line.partition(" at http")
         if not found:
             raise EndpointError(f"the emulator did not start: {line.strip() or 'it said nothing'}")
         yield "http" + rest.split()[0]
     finally:
-        process.terminate()
-        process.communicate()
+        emulator.end(_STOP_S)
+        if emulator.process.stderr is not None:
+            emulator.process.stderr.close()
 
 
-def _run(bench: Any, scenario: Scenario, out: Path, quiet: bool) -> tuple[Run, Summary]:
+def _run(bench: Bench, scenario: Scenario, out: Path, quiet: bool) -> tuple[Run, Summary]:
     from servecap.run import Status
     from servecap.summarize import summarize
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from servecap.matrix.fill import Event
     from servecap.matrix.job import CellJob
     from servecap.matrix.spec import Spec
+    from servecap.probe import Bench
     from servecap.search import SearchResult
+
+    OpenAt = Callable[[CellJob, str], Bench]
 
 
 @click.command("matrix")
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     help="Also write the cells here: .xlsx, .parquet, .csv, .json or .md (again for more).",
 )
 @options.high_load_option
+@options.telemetry_switch
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 @output.lang_option
@@ -70,7 +76,7 @@ def command(spec: str, new: str | None, **given: Any) -> int:
       servecap matrix spec.yaml --dry-run
       servecap matrix spec.yaml && servecap plan spec --users 10000
     """
-    from servecap.matrix import fill
+    from servecap.matrix import files, fill
     from servecap.report import tables
 
     if spec == "init":
@@ -86,14 +92,22 @@ def command(spec: str, new: str | None, **given: Any) -> int:
     quiet = given["quiet"]
 
     cells = fill_spec(
-        loaded, out, only=given["only"], quiet=quiet, high_load=given["allow_high_load"]
+        loaded,
+        out,
+        only=given["only"],
+        quiet=quiet,
+        high_load=given["allow_high_load"],
+        telemetry=given["telemetry"],
     )
     for name in given["tables"]:
         tables.write_matrix(Path(name), cells)
-    _finish(loaded, cells, out, given["as_json"], given["lang"])
+    if cells:
+        _finish(loaded, cells, out, given["as_json"], given["lang"])
+    elif given["as_json"]:
+        click.echo(files.to_json(cells))
     left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
-    for todo in left:
-        progress.say(f"not filled: {todo.job.name}: {todo.note}", quiet=quiet)
+    for todo in left:  # also with --quiet: this is no progress
+        progress.say(f"not filled: {todo.job.name}: {todo.note}")
     return 1 if left else 0
 
 
@@ -121,7 +135,13 @@ def _init(path: Path) -> int:
 
 
 def fill_spec(
-    spec: Spec, out: Path, *, only: tuple[str, ...] = (), quiet: bool, high_load: bool = False
+    spec: Spec,
+    out: Path,
+    *,
+    only: tuple[str, ...] = (),
+    quiet: bool,
+    high_load: bool = False,
+    telemetry: bool = True,
 ) -> list[Cell]:
     """The spec's cells, filled as far as they can be; what happens is told on stderr."""
     from servecap.matrix import fill
@@ -129,8 +149,19 @@ def fill_spec(
     def on_event(event: Event) -> None:
         _say(event, quiet)
 
+    def open_at(job: CellJob, url: str) -> Bench:
+        from servecap.probe import Around, TargetSpec, open_bench
+
+        return open_bench(
+            TargetSpec(url=url, api=job.api, model=job.served_model),
+            job.scenario.workload,
+            job.scenario.timeouts,
+            around=Around() if telemetry else None,
+            high_load=high_load,
+        )
+
     def find_cell(job: CellJob, url: str, folder: Path) -> Cell:
-        return _find(job, url, folder, quiet, high_load)
+        return _find(job, url, folder, quiet, open_at)
 
     return fill.fill(spec, out, find_cell, only=only, on_event=on_event)
 
@@ -141,10 +172,11 @@ def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool, lang: str) 
     from servecap.report import html
     from servecap.report.table import bullet
 
-    files.write(out / "matrix.csv", cells)
-    files.write(out / "matrix.md", cells)
     title = "Key performance matrix"
-    html.write_html(out / "report.html", cells=cells, title=title, lang=lang)
+    with output.writing(out):
+        files.write(out / "matrix.csv", cells)
+        files.write(out / "matrix.md", cells)
+        html.write_html(out / "report.html", cells=cells, title=title, lang=lang)
     if as_json:
         click.echo(files.to_json(cells))
         return
@@ -205,33 +237,29 @@ def _say(event: Event, quiet: bool) -> None:
             progress.say(f"{place}: failed: {event.error}", quiet=quiet)
 
 
-def _find(job: CellJob, url: str, folder: Path, quiet: bool, high_load: bool) -> Cell:
+def _find(job: CellJob, url: str, folder: Path, quiet: bool, open_at: OpenAt) -> Cell:
     """The cell's capacity: of the server at *url*, or as the engine model predicts it."""
     import msgspec
 
     from servecap.matrix import predicted
     from servecap.matrix.job import Predict
     from servecap.matrix.measured import cell_of
+    from servecap.preflight import is_emulator
     from servecap.store import write_json
 
     if isinstance(job.source, Predict):
         return predicted.cell_of(job, job.source)
     levels = _fresh(folder)
-    result, emulated = _searched(job, url, levels, quiet, high_load)
+    with contextlib.closing(open_at(job, url)) as bench:
+        result = _searched(job, bench, levels, quiet)
     write_json(levels / find.SEARCH, result)
     cell = cell_of(job, result, provenance=str(levels))
-    return msgspec.structs.replace(cell, origin="predicted") if emulated else cell
+    if is_emulator(bench.prepared.target.server):  # our own, wherever it runs
+        return msgspec.structs.replace(cell, origin="predicted")
+    return cell
 
 
-def _searched(
-    job: CellJob, url: str, levels: Path, quiet: bool, high_load: bool
-) -> tuple[SearchResult, bool]:
-    """What was found at *url*, and whether our own emulator answered there."""
-    from servecap.preflight import is_emulator
-    from servecap.probe import TargetSpec, open_bench
-
-    target = TargetSpec(url=url, api=job.api, model=job.served_model)
-    bench = open_bench(target, job.scenario.workload, job.scenario.timeouts, high_load=high_load)
+def _searched(job: CellJob, bench: Bench, levels: Path, quiet: bool) -> SearchResult:
     result, _ = find.search_with(
         bench,
         job.scenario,
@@ -241,7 +269,7 @@ def _searched(
         precision=job.search.precision,
         quiet=quiet,
     )
-    return result, is_emulator(bench.prepared.target.server)
+    return result
 
 
 def first_users(job: CellJob, *, quiet: bool) -> int:

@@ -120,12 +120,14 @@ target_options = _stack(
     ),
 )
 
+telemetry_switch: Callable[[F], F] = click.option(
+    "--telemetry/--no-telemetry",
+    default=True,
+    help="Look at the server's metrics, GPUs and machines beside each run.  [default: on]",
+)
+
 telemetry_options = _stack(
-    click.option(
-        "--telemetry/--no-telemetry",
-        default=True,
-        help="Look at the server's metrics, GPUs and machines beside the run.  [default: on]",
-    ),
+    telemetry_switch,
     click.option(
         "--metrics-url",
         metavar="URL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +30,7 @@ Endpoint = Callable[[CellJob, Path], AbstractContextManager[str]]
 Kind = Literal["started", "landed", "failed", "skipped"]
 State = Literal["done", "new", "changed", "failed", "skipped"]
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # not ours to mend
 ONLY_KEYS = ("model", "gpu", "tp", "scenario")
 
 
@@ -177,9 +179,9 @@ def _known(spec: Spec, out: Path) -> list[Cell]:
 def _attempt(job: CellJob, out: Path, find: Find, endpoint: Endpoint) -> Entry:
     """What became of the cell; a failure that is not a bug of ours is data."""
     folder = out / "cells" / job.slug
-    folder.mkdir(parents=True, exist_ok=True)
     cell, error = None, None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with endpoint(job, folder) as url:
             cell = find(job, url, folder)
     except ServecapError as failure:
@@ -187,6 +189,10 @@ def _attempt(job: CellJob, out: Path, find: Find, endpoint: Endpoint) -> Entry:
         log = folder / launch.LOG
         if isinstance(job.source, Command) and log.is_file() and str(log) not in error:
             error = f"{error}; {launch.tail(log)}"
+    except OSError as failure:
+        if failure.errno not in _DISK:
+            raise
+        error = f"cannot write to {str(folder)!r} ({failure.strerror})"
     return Entry(key=job.key, place=job.place, name=job.name, at_utc=_now(), cell=cell, error=error)
 
 
@@ -281,7 +287,11 @@ def _check_workloads(jobs: Sequence[CellJob]) -> None:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """The folder for this process alone; the lock goes with the process, however it ends."""
-    with (out / ".lock").open("w") as lock:
+    try:
+        opened = (out / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

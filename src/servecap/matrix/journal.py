@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from servecap.cell import Cell
-from servecap.errors import UNREADABLE, UsageError
+from servecap.errors import UNREADABLE, ServecapError, UsageError
 
 JOURNAL = "cells.jsonl"
 GONE = "no longer in the spec"  # the error of a place that a later spec has dropped
@@ -34,17 +34,26 @@ def append(path: Path, entry: Entry) -> None:
 
     The whole line goes out in one write, so that a killed process leaves a line or a torn end,
     which `read_journal` skips.
+
+    Raises:
+        ServecapError: the disk is full, or cannot be written.
     """
     line = msgspec.json.encode(entry) + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        _cut_torn_end(descriptor)
-        view = memoryview(line)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _cut_torn_end(descriptor)
+            view = memoryview(line)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ServecapError(
+            f"cannot write to {str(path)!r} ({error.strerror}): {entry.name} is not kept, "
+            "the cells before it are; the next run goes on there"
+        ) from None
 
 
 def _cut_torn_end(descriptor: int) -> None:

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from servecap.emulate.launch import running
 from servecap.errors import EndpointError
+from servecap.guarded import Guarded, start
 from servecap.matrix.job import CellJob, Command, Emulate, Predict, Url
 
 LOG = "server.log"
@@ -61,26 +62,23 @@ def _started(job: CellJob, command: Command, folder: Path) -> Iterator[str]:
     env = os.environ | {name: text.format(**values) for name, text in command.env.items()}
     log_path = folder / LOG
     with _exits_on_sigterm(), log_path.open("wb") as log:
-        process = _spawn(words, command, env, log.fileno())
+        server = _spawn(words, command, env, log.fileno())
         try:
-            _wait_ready(process, words, command.ready.format(**values), command, log_path)
+            _wait_ready(server.process, words, command.ready.format(**values), command, log_path)
             yield command.url.format(**values)
         finally:
-            _stop(process, command)
+            server.end(command.stop_timeout_s)
 
 
-def _spawn(
-    words: list[str], command: Command, env: dict[str, str], log: int
-) -> subprocess.Popen[bytes]:
+def _spawn(words: list[str], command: Command, env: dict[str, str], log: int) -> Guarded:
     try:
-        return subprocess.Popen(
+        return start(
             words,
-            cwd=command.folder,
+            output=log,
+            stop=getattr(signal, command.stop),
+            stop_timeout_s=command.stop_timeout_s,
+            folder=command.folder,
             env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own, which is stopped as a whole
         )
     except OSError as error:
         raise EndpointError(f"cannot start {words[0]!r}: {error.strerror}") from None
@@ -170,24 +168,6 @@ def tail(log_path: Path) -> str:
             if plain:
                 return f"the last line of its log ({log_path}): {plain[:_TAIL_CHARS]}"
     return f"its log ({log_path}) is empty"
-
-
-def _stop(process: subprocess.Popen[bytes], command: Command) -> None:
-    """Ends the whole process group, first politely."""
-    try:
-        if process.poll() is None:
-            _signal_group(process, getattr(signal, command.stop))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(command.stop_timeout_s)
-    finally:  # also when a second Ctrl-C cuts the waiting short
-        # Whatever the leader has left behind, and the leader itself if it would not go.
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 @contextlib.contextmanager
