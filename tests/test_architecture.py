@@ -55,6 +55,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "foreign",
             "gate",
             "kept",
+            "pauses",
             "stability",
             "surroundings",
         }

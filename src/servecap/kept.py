@@ -31,11 +31,15 @@ class Slicer:
 
     def add(self, record: Record) -> None:
         """One more request has ended."""
+        self.add_with_gap(record, _longest_gap_s(record))
+
+    def add_with_gap(self, record: Record, gap_s: float | None) -> None:
+        """As `add`, where the longest time between its chunks is known already."""
         if record.outcome in _UNBORN:
             return
         while record.end_s >= self._start_s + self._length_s:
             self._close()
-        self._open.add(record)
+        self._open.add(record, gap_s)
 
     def _close(self) -> None:
         end_s = self._start_s + self._length_s
@@ -49,6 +53,12 @@ class Slicer:
         return tuple(self._over)
 
 
+def _longest_gap_s(record: Record) -> float | None:
+    if len(record.chunk_s) < 2:
+        return None
+    return float(np.diff(np.frombuffer(record.chunk_s)).max())
+
+
 class _Figures:
     """What a slice comes to, as arrays of plain numbers."""
 
@@ -60,7 +70,7 @@ class _Figures:
         self._gap_max_s: float | None = None
         self._stalled = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, gap_s: float | None) -> None:
         self._requests += not record.made_good  # see `record.once_each`
         if not record.ok:
             self._errors[error_kind(record)] += 1
@@ -70,8 +80,7 @@ class _Figures:
         for value, values in ((record.ttft_s, self._ttft_s), (record.tpot_s, self._tpot_s)):
             if value is not None:
                 values.append(value)
-        if len(record.chunk_s) > 1:
-            gap_s = float(np.diff(np.frombuffer(record.chunk_s)).max())
+        if gap_s is not None:
             self._gap_max_s = max(gap_s, self._gap_max_s or 0.0)
             self._stalled += gap_s > STALL_S
 

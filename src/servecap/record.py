@@ -5,6 +5,7 @@ Seconds are floats since the run's start on one monotonic clock. Absent is `None
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable
 from enum import StrEnum
@@ -222,7 +223,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             last_s = self.chunk_s[-1]
         if self.first_token_s is None or self.output_tokens is None or last_s is None:
             return None
-        later = self.output_tokens - max(1, self.chunk_tokens[0] if self.chunk_tokens else 1)
+        first = self.chunk_tokens[0] if self.chunk_tokens else 1
+        later = self.output_tokens - (first or 1)
         if later < 1:
             return None
         return (last_s - self.first_token_s) / later
@@ -264,10 +266,29 @@ def _to_json(value: Any) -> Any:
 def _from_json(kind: type, value: Any) -> Any:
     if kind is Times or kind is Counts:
         try:
-            return kind(value)
+            return _counts(value) if kind is Counts else Times(value)
         except OverflowError as error:  # msgspec makes a DecodeError of the other kinds
             raise ValueError(str(error)) from None
     raise TypeError(f"cannot decode {kind}")
+
+
+_WIDTH = array("I").itemsize
+_LOWEST = 0 if sys.byteorder == "little" else _WIDTH - 1  # of a number's bytes
+
+
+def _counts(values: Any) -> Counts:
+    """The same as `Counts(values)`, in a quarter of the time where all are below 256."""
+    try:
+        low = bytes(values) if isinstance(values, list) else None
+    except (TypeError, ValueError):
+        low = None
+    if low is None:
+        return Counts(values)
+    wide = bytearray(_WIDTH * len(low))
+    wide[_LOWEST::_WIDTH] = low
+    found = Counts()
+    found.frombytes(wide)
+    return found
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_to_json)

@@ -10,6 +10,7 @@ import numpy as np
 from servecap import stats
 from servecap.kept import Slicer
 from servecap.metrics import Burst, Drift, Stability, Window
+from servecap.pauses import longest_gaps_s
 from servecap.record import Record
 from servecap.run import Run, Slice
 from servecap.sample import Sample
@@ -71,8 +72,8 @@ def _slices(records: Sequence[Record], window: Window) -> tuple[Slice, ...]:
     if number < LEAST_SLICES or span_s <= 0:
         return ()
     slicer = Slicer(span_s / number, window.start_s)
-    for record in inside:
-        slicer.add(record)
+    for record, gap_s in zip(inside, longest_gaps_s(inside), strict=True):
+        slicer.add_with_gap(record, gap_s)
     return slicer.slices(window.end_s)[:number]
 
 

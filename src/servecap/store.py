@@ -6,8 +6,9 @@ Records are written as they end, so that a run which is killed leaves all finish
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -104,7 +105,7 @@ def read_run(folder: Path) -> Run:
     try:
         header = msgspec.json.decode((folder / HEADER).read_bytes(), type=Header)
         kept = Kept(header.scenario)
-        with open(folder / RECORDS, "rb") as lines:
+        with open(folder / RECORDS, "rb") as lines, _uncollected():
             _read_into(kept, lines, str(folder / RECORDS))
     except FileNotFoundError as error:
         raise UsageError(
@@ -115,6 +116,18 @@ def read_run(folder: Path) -> Run:
     except UNREADABLE as error:
         raise UsageError(f"{str(folder / HEADER)!r} is damaged: {error}") from None
     return kept.run(header, str(folder))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would walk all that was read, again and again, in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read_into(kept: Kept, lines: Iterable[bytes], path: str) -> None:

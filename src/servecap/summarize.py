@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from servecap import audit, schedule, stability, stats, steady, surroundings, verdict
+from servecap import audit, pauses, schedule, stability, stats, steady, surroundings, verdict
 from servecap.metrics import LimitCheck, PartFigures, Stability, Summary, Verdict, Window
 from servecap.record import Outcome, Record, error_kind, once_each
 from servecap.run import Run
@@ -151,18 +151,16 @@ def _verdict(checks: tuple[LimitCheck, ...], slo: Slo, requests: int, failed: in
 def in_flight(records: Iterable[Record], window: Window) -> tuple[float, int]:
     """Mean and largest number of requests in flight inside the window."""
     span_s = window.end_s - window.start_s
-    busy_s = 0.0
-    edges: list[tuple[float, int]] = []
-    for r in records:
-        start_s, end_s = max(r.sent_s, window.start_s), min(r.end_s, window.end_s)
-        if end_s > start_s:
-            busy_s += end_s - start_s
-            edges += [(start_s, 1), (end_s, -1)]
-    level = most = 0
-    for _, change in sorted(edges):
-        level += change
-        most = max(most, level)
-    return (busy_s / span_s if span_s > 0 else 0.0), most
+    told = np.array([(r.sent_s, r.end_s) for r in records], dtype=np.float64).reshape(-1, 2)
+    starts = np.maximum(told[:, 0], window.start_s)
+    ends = np.minimum(told[:, 1], window.end_s)
+    inside = ends > starts
+    starts, ends = starts[inside], ends[inside]
+    busy_s = sum((ends - starts).tolist())
+    # Just after each start: all that have started, less those that have ended by then.
+    ordered = np.sort(starts)
+    level = np.arange(1, len(starts) + 1) - np.searchsorted(np.sort(ends), ordered, side="right")
+    return (busy_s / span_s if span_s > 0 else 0.0), int(level.max(initial=0))
 
 
 def _benchmark_time_s(records: Sequence[Record], window: Window) -> float:
@@ -208,22 +206,12 @@ def _client(good: Sequence[Record], *, lag_known: bool) -> dict[str, stats.Distr
             "ttft_sent": [v for r in good if (v := r.ttft_sent_s) is not None],
             "tpot": [v for r in good if (v := r.tpot_s) is not None],
             "e2e": [r.e2e_s for r in good],
-            "gap": _gaps(good),
+            "gap": pauses.gaps_s(good),
             "lag": [r.lag_s for r in good] if lag_known else [],
             "prompt_tokens": [float(v) for r in good if (v := r.prompt_tokens) is not None],
             "output_tokens": [float(v) for r in good if (v := r.output_tokens) is not None],
         }
     )
-
-
-def _gaps(good: Sequence[Record]) -> stats.Floats:
-    """Times between successive chunks of each answer, all in one array."""
-    streams = [r.chunk_s for r in good if len(r.chunk_s) > 1]
-    if not streams:
-        return np.empty(0)
-    gaps = np.diff(np.frombuffer(b"".join(streams)))  # one pass over all, not one per answer
-    ends = np.cumsum([len(stream) for stream in streams])[:-1]
-    return np.delete(gaps, ends - 1)  # from the end of one answer to the start of the next
 
 
 def _server(good: Sequence[Record]) -> dict[str, stats.Distribution]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from servecap import stats
 from servecap.metrics import LimitCheck, Verdict
-from servecap.record import Record, once_each
+from servecap.record import Record
 from servecap.scenario import Scenario
 from servecap.slo import Limit, Slo
 
@@ -72,9 +72,10 @@ def check(
     the mean, as late as its user had it; where failures count, its request has failed already.
     """
     value = value_of(limit.metric, server=server)
-    good = [v for r in records if r.ok and (v := value(r)) is not None]
-    failed = sum(not r.ok for r in records)
-    once = [v for r in once_each(records) if r.ok and (v := value(r)) is not None]
+    done = [r for r in records if r.ok]
+    failed = len(records) - len(done)
+    told = [(v, r.attempt) for r in done if (v := value(r)) is not None]
+    good, once = [v for v, _ in told], [v for v, attempt in told if attempt == 1]
     if not good:
         why = "no successful request has this figure"
         if limit.metric in ("ttft", "tpot", "gap") and any(r.ok for r in records):

@@ -169,3 +169,22 @@ def test_every_time_of_a_record_moves_with_its_zero() -> None:
     assert moved.retry_after_s == 7.0
     for name in ("ttft_s", "ttft_sent_s", "tpot_s", "e2e_s", "lag_s"):
         assert getattr(moved, name) == getattr(r, name), name
+
+
+def test_counts_are_read_as_they_were_whatever_their_size() -> None:
+    for counts in ([], [1, 1, 1], [0, 255], [1, 256, 70_000, 2**32 - 1]):
+        made = msgspec.structs.replace(record_of_chunks(counts), output_tokens=9)
+        again = decode(encode(made))
+        assert type(again.chunk_tokens) is Counts
+        assert again.chunk_tokens.tolist() == counts
+    line = encode(record_of_chunks([7]))
+    for bad in (b"[-1]", b"[1.5]", b"[4294967296]", b'["a"]', b"5", b'"7"'):
+        with pytest.raises(msgspec.DecodeError):
+            decode(line.replace(b'"chunk_tokens":[7]', b'"chunk_tokens":' + bad))
+
+
+def record_of_chunks(counts: list[int]) -> Record:
+    return Record(
+        request_id=0, user=0, planned_s=0.0, sent_s=0.0, end_s=1.0, outcome=Outcome.OK,
+        chunk_s=Times([0.5] * len(counts)), chunk_tokens=Counts(counts),
+    )  # fmt: skip

@@ -21,7 +21,7 @@ def load_chart(told: Data, name: str) -> Chart:
     bins = min(120, max(TABLE_BINS, len(told.records) // 10))
     edges = series.bin_edges(told.start_s, told.end_s, most=bins)
     coarse_edges = series.bin_edges(told.start_s, told.end_s, most=TABLE_BINS)
-    fine, coarse = _load(told, edges), _load(told, coarse_edges)
+    fine, coarse = _load(told, edges, coarse_edges)
     rows = tuple(
         (span(coarse_edges, i), *(units.count(float(v[i])) for v in coarse.values()))
         for i in range(len(coarse_edges) - 1)
@@ -42,18 +42,23 @@ def load_chart(told: Data, name: str) -> Chart:
     )
 
 
-def _load(told: Data, edges: Floats) -> dict[str, Floats]:
+def _load(told: Data, *edges: Floats) -> list[dict[str, Floats]]:
+    """The courses of the load by name, for each set of bins."""
     c = told.columns
-    found = {}
     load = told.run.scenario.load
-    if isinstance(load, ClosedLoop):
-        by_count = load.queue is not None or load.each is not None
-        stay_s = None if by_count else told.end_s
-        found["users"] = series.users_present(told.records, edges, stay_s)
-    found["in flight"] = series.mean_level(c.sent_s, c.end_s, edges)
-    found["QPS"] = series.per_s(c.end_s[c.ok], edges)
-    found["TPS"] = series.output_tokens_per_s(told.records, edges)
-    return found
+    tokens = series.output_tokens_per_s(told.records, *edges)
+    courses = []
+    for one, tps in zip(edges, tokens, strict=True):
+        found = {}
+        if isinstance(load, ClosedLoop):
+            by_count = load.queue is not None or load.each is not None
+            stay_s = None if by_count else told.end_s
+            found["users"] = series.users_present(told.records, one, stay_s)
+        found["in flight"] = series.mean_level(c.sent_s, c.end_s, one)
+        found["QPS"] = series.per_s(c.end_s[c.ok], one)
+        found["TPS"] = tps
+        courses.append(found)
+    return courses
 
 
 def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floats]) -> None:

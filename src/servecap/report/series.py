@@ -123,26 +123,28 @@ def users_present(records: Sequence[Record], edges: Floats, stay_s: float | None
     return mean_level(starts, ends, edges)
 
 
-def output_tokens_per_s(records: Sequence[Record], edges: Floats) -> Floats:
-    """Output tokens that arrived per second in each bin; *edges* are evenly spaced.
+def output_tokens_per_s(records: Sequence[Record], *edges: Floats) -> list[Floats]:
+    """Output tokens that arrived per second in each bin; the edges of each set evenly spaced.
 
     A record's chunks are weighted so that they sum to its `output_tokens` (the server's count
     may differ from what the chunks tell); an answer that was not streamed counts at its end.
     """
-    counts = np.zeros(len(edges) - 1)
+    counts = [np.zeros(len(one) - 1) for one in edges]
     for i in range(0, len(records), _BATCH):
         batch = records[i : i + _BATCH]
         whole = [r for r in batch if r.ok and r.output_tokens and not len(r.chunk_s)]
-        counts += _binned(
-            np.array([r.end_s for r in whole], dtype=np.float64),
-            np.array([r.output_tokens for r in whole], dtype=np.float64),
-            edges,
-        )
         streamed = [r for r in batch if len(r.chunk_s)]
-        if streamed:
-            counts += _binned(*_chunks(streamed), edges)
-    rate: Floats = counts / np.diff(edges)
-    return rate
+        told = [
+            (
+                np.array([r.end_s for r in whole], dtype=np.float64),
+                np.array([r.output_tokens for r in whole], dtype=np.float64),
+            ),
+            *([_chunks(streamed)] if streamed else []),
+        ]
+        for times, weights in told:
+            for count, one in zip(counts, edges, strict=True):
+                count += _binned(times, weights, one)
+    return [count / np.diff(one) for count, one in zip(counts, edges, strict=True)]
 
 
 def _binned(times: Floats, weights: Floats, edges: Floats) -> Floats:
@@ -152,7 +154,9 @@ def _binned(times: Floats, weights: Floats, edges: Floats) -> Floats:
     index = np.floor((times - edges[0]) / width).astype(np.int64)
     index[times == edges[-1]] = bins - 1  # the last bin is closed
     inside = (index >= 0) & (index < bins)
-    sums = np.bincount(index[inside], weights=weights[inside], minlength=bins)
+    if not inside.all():
+        index, weights = index[inside], weights[inside]
+    sums = np.bincount(index, weights=weights, minlength=bins)
     return sums.astype(np.float64)
 
 
