@@ -16,8 +16,9 @@ from servecap.engine.memory import kv_tokens
 from servecap.engine.scheduler import ChunkedPrefill
 from servecap.predict import calibrate, profile, uncertainty
 from servecap.predict.calibrate import Measured
+from servecap.predict.intervals import kind_of
 from servecap.predict.place import place
-from servecap.predict.profile import Profile
+from servecap.predict.profile import Profile, Spread
 
 
 class Error(msgspec.Struct, frozen=True):
@@ -36,32 +37,52 @@ class Error(msgspec.Struct, frozen=True):
 
 
 def errors(
-    rows: Iterable[Measured], known: Profile, regime: str, kind: str | None = None
+    rows: Iterable[Measured], known: Profile, regime: str, *, intervals: bool = False
 ) -> list[Error]:
-    """Each figure of each row against the profile."""
+    """Each figure of each row against the profile; with the product's own intervals, if asked."""
     found = []
     for row in rows:
         model = calibrate.predicted(row, known, seeds=8)
+        spreads = spreads_of(row, known) if intervals else {}
         for figure, truth in calibrate.truth(row).items():
             inside = None
-            if kind is not None:
-                spread = known.spreads.get(kind, {}).get(figure, uncertainty.ASSUMED[figure])
-                off = math.log(truth / max(model[figure], 0.5 if figure == "max_users" else 1e-9))
-                inside = spread.low <= off <= spread.high
+            if figure in spreads:
+                off = math.log(truth / max(model[figure], _least(figure)))
+                inside = spreads[figure].low <= off <= spreads[figure].high
             found.append(Error(regime, figure, truth, model[figure], inside, row.label))
     return found
 
 
-def folds(
-    rows: list[Measured], group: Callable[[Measured], str], regime: str, kind: str
-) -> list[Error]:
+def spreads_of(row: Measured, known: Profile) -> dict[str, Spread]:
+    """How far the truths may lie from the predictions, as `servecap predict` tells it."""
+    tuning = known.tuning(row.case.place.gpu)
+    kind = kind_of(row.case, known, row.case.figures(tuning, row.users, seeds=2))
+    middle = calibrate.predicted(row, known)
+    drawn = [calibrate.predicted(row, profile) for profile in known.drawn()]
+    found = {}
+    for figure, value in middle.items():
+        least = _least(figure)
+        logs = [math.log(max(d[figure], least) / max(value, least)) for d in drawn]
+        spread = uncertainty.spread_of(known, kind, figure)
+        if spread is not None:
+            unsure = float(np.sqrt(np.mean(np.square(logs)))) if logs else 0.0
+            found[figure] = uncertainty.joined(spread, unsure)
+    return found
+
+
+def _least(figure: str) -> float:
+    return 0.5 if figure == "max_users" else 1e-9
+
+
+def folds(rows: list[Measured], group: Callable[[Measured], str], regime: str) -> list[Error]:
     """Each group predicted by a fit to the others; intervals from these others alone, too."""
     found = []
     for name in sorted({group(row) for row in rows}):
         kept = [row for row in rows if group(row) != name]
         fitted = calibrate.fit(kept, profile.prior("tgi"), name="fold")
         known = uncertainty.with_spreads(fitted)
-        found += errors([row for row in rows if group(row) == name], known, regime, kind)
+        left_out = [row for row in rows if group(row) == name]
+        found += errors(left_out, known, regime, intervals=True)
     return found
 
 
@@ -71,10 +92,10 @@ def matrix() -> list[Error]:
     gpu = lambda row: row.case.place.gpu.name  # noqa: E731
     model = lambda row: row.case.place.model.name  # noqa: E731
     return [
-        *errors(rows, profile.prior("tgi"), "public specs only", "spec-only"),
-        *folds(rows, lambda r: f"{gpu(r)} {model(r)}", "left-out GPU+model cell", "calibrated"),
-        *folds(rows, gpu, "left-out GPU", "transferred"),
-        *folds(rows, model, "left-out model", "calibrated"),
+        *errors(rows, profile.prior("tgi"), "public specs only", intervals=True),
+        *folds(rows, lambda r: f"{gpu(r)} {model(r)}", "left-out GPU+model cell"),
+        *folds(rows, gpu, "left-out GPU"),
+        *folds(rows, model, "left-out model"),
     ]
 
 
@@ -112,7 +133,7 @@ def h100() -> list[Error]:
         rest = [row for k, row in enumerate(variants[best]) if k not in sample]
         how = "together" if best == 0 else "spread"
         regime = f"{backend}, fit to {len(sample)} of {count} rows; starts {how}"
-        found += errors(rest, fits[best].profile, regime)
+        found += errors(rest, uncertainty.with_spreads(fits[best]), regime, intervals=True)
     return found
 
 
@@ -170,7 +191,7 @@ def splitwise() -> list[Error]:
     found = []
     for device, model, tp, batch, prompt, prefill_s, decode_s in data.splitwise():
         where = place(model, "a100-80gb" if device.startswith("a100") else "h100-sxm", tp)
-        cost = where.coefficients(profile.prior("vllm").tuning(where.gpu))
+        cost = where.coefficients(profile.prior("vllm-2023").tuning(where.gpu))
         tokens = batch * prompt
         prefill = StepWork(0, 0, tokens, batch * prompt * (prompt + 1) / 2, 0, batch, batch)
         decode = StepWork(batch, batch * (prompt + 64), 0, 0.0, 0, batch)

@@ -14,6 +14,7 @@ from servecap.engine.cost import (
     EAGER_2023,
     FUSED_PASSES,
     SEPARATE_PASSES,
+    VLLM_2023_HOST,
     AllReduce,
     Efficiency,
     StepCoefficients,
@@ -274,3 +275,19 @@ def test_tensor_parallelism_divides_some_of_the_passes_only() -> None:
         for tp in (1, 8)
     )
     assert one / 8 < eight < one / 1.5
+
+
+@pytest.mark.parametrize(("tp", "low", "high"), [(1, 9.5, 9.5), (2, 14.2, 19.7), (4, 16.7, 21.7)])
+def test_workers_that_are_called_one_by_one_cost_the_host_more_the_more_there_are(
+    tp: int, low: float, high: float
+) -> None:
+    # Steps of 32 sequences without a GPU's work, on A100 and on A40 machines (Vidur).
+    cost = roofline(model("llama-7b"), gpu("a100-80gb"), tp, VLLM_2023_HOST)
+    host_s = cost.parts(StepWork(32, 32 * 100, 0, 0.0, 0, 32)).host_s
+    assert 0.98 * low <= 1e3 * host_s <= 1.02 * high
+
+
+def test_cards_whose_reading_was_measured_have_their_own_share() -> None:
+    # One stream of llama-3-8b on an RTX 4090 D: 17.6 ms a token with 1.2 ms of host (AccelMark).
+    cost = roofline(model("llama-3-8b"), gpu("rtx-4090-d"), 1, CUDA_GRAPHS)
+    assert cost.parts(StepWork(1, 300, 0, 0.0, 0, 1)).gpu_s == pytest.approx(16.4e-3, rel=0.05)

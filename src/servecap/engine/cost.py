@@ -16,17 +16,11 @@ from typing import Protocol
 import msgspec
 
 from servecap.engine.gpu_file import Fabric
-from servecap.engine.hardware import Gpu
+from servecap.engine.hardware import READ_SHARE, Gpu
 from servecap.engine.shape import ModelShape
 
-# Share of the peak bandwidth that weights are read with. Source: fitted to 145 rows of Vidur's and
-# AIConfigurator's GEMM profiles on six GPUs, where the best value per GPU is 0.72 to 0.78.
-WEIGHT_READ_SHARE = 0.75
-
-# GDDR, whose peak is lower and whose cards have large caches, is used better than HBM: small
-# matrices (1 to 8 tokens) reach 0.70 to 0.85 on A40, L40S and RTX PRO 6000, mean 0.79; on A100,
-# H100, H200 and B200 0.67 to 0.82, mean 0.74 (the same profiles). WEIGHT_READ_SHARE is for HBM.
-GDDR_READ_FACTOR = 1.07
+# Share of the peak bandwidth that weights are read with from HBM; other memories are in proportion.
+WEIGHT_READ_SHARE = READ_SHARE["hbm"]
 
 # Share of the peak bandwidth that keys and values are read with in decode. Source: LMDeploy's
 # static batches on an A100-80GB (v0.1.0): 16 to 32 sequences of 2048 tokens of llama2-7b and -13b
@@ -107,12 +101,15 @@ class StepCost(Protocol):
 
 class HostCost(msgspec.Struct, frozen=True, kw_only=True):
     """Time that the CPU spends: per step, per running sequence, per layer at the least, and per
-    prompt (tokenised, checked, its memory found) in the step that computes it."""
+    prompt (tokenised, checked, its memory found) in the step that computes it. Where one process
+    calls the workers of the GPUs, each doubling of their number adds the last two."""
 
     step_s: float
     sequence_s: float
     layer_floor_s: float
     prompt_s: float = 0.0
+    doubling_step_s: float = 0.0
+    doubling_sequence_s: float = 0.0
 
 
 # vLLM 0.15 with CUDA graphs needs 0.13 + 0.032 L + 0.0044 B milliseconds a step (L layers, B
@@ -125,9 +122,17 @@ CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032
 EAGER_2023 = HostCost(step_s=2.8e-3, sequence_s=0.05e-3, layer_floor_s=0.75e-3)
 
 # vLLM until 0.5: the scheduler, the inputs and the sampler in Python, 2.8 + 0.21 B milliseconds a
-# step of B sequences on one A100 (Vidur's profiles; 5.3 + 0.4 B with four). An assumption: a dozen
-# kernels a layer, each launched in 20 microseconds, hide the GPU's work of small batches.
-VLLM_2023_HOST = HostCost(step_s=2.8e-3, sequence_s=0.21e-3, layer_floor_s=0.25e-3)
+# step of B sequences on one GPU. Its workers were called through Ray: 4.9 + 0.29 B with two A100,
+# 5.2 + 0.36 B with four; 6.9 + 0.40 B, 8.6 + 0.41 B and 11.2 + 0.46 B with two, four, eight A40
+# (Vidur's profiles of llama2-7b). An assumption: a dozen kernels a layer, each launched in 20
+# microseconds, hide the GPU's work of small batches.
+VLLM_2023_HOST = HostCost(
+    step_s=2.8e-3,
+    sequence_s=0.21e-3,
+    layer_floor_s=0.25e-3,
+    doubling_step_s=2.3e-3,
+    doubling_sequence_s=0.09e-3,
+)
 
 
 class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -258,8 +263,7 @@ def roofline(
     reached = gpu.gemm_share * efficiency.gemm * tp / efficiency.matrices
     flops = gpu.flops(model.weights.numbers) * reached
     always_flops = gpu.fp16_flops * reached if model.weights.experts_only else flops
-    better = GDDR_READ_FACTOR if gpu.memory == "gddr" else 1.0
-    read_share = min(1.0, efficiency.weight_read_share * better)
+    read_share = min(1.0, efficiency.weight_read_share * gpu.read_share / WEIGHT_READ_SHARE)
     bandwidth = gpu.bandwidth_bytes_per_s * read_share * tp / efficiency.matrices
     routed = model.active_parameters - model.always_parameters
     kv_s = _cached_token_s(model, gpu, tp, efficiency)
@@ -271,9 +275,10 @@ def roofline(
     reduces = 2 * model.layers  # after attention and after the feed-forward part
     per_token = ring.seconds(model.hidden * 2) - ring.seconds(0)
     experts = model.experts
+    doublings = math.log2(tp)
     return StepCoefficients(
-        host_s=host.step_s,
-        host_sequence_s=host.sequence_s,
+        host_s=host.step_s + doublings * host.doubling_step_s,
+        host_sequence_s=host.sequence_s + doublings * host.doubling_sequence_s,
         floor_s=model.layers * host.layer_floor_s,
         linear_read_s=model.always_bytes / bandwidth,
         linear_token_s=2 * (model.always_parameters / always_flops + routed / flops),

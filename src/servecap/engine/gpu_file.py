@@ -18,6 +18,7 @@ class GpuFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Rates are peaks without sparsity; `link_gb_per_s` is one direction, per GPU. `gemm_share`: of
     `fp16_tflops`, that large matrix multiplications reach; None: as the median of known GPUs.
+    `read_share`: of the bandwidth, that weights are read with; None: as its kind of memory.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, description="as tables and reports show it")]
@@ -30,6 +31,7 @@ class GpuFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     fp8_tflops: Positive | None = None
     int8_tops: Positive | None = None
     gemm_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    read_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     inline_ecc: bool = False
     fabric: Fabric = "pcie"
     link_gb_per_s: Annotated[float, msgspec.Meta(gt=0, description="one way, per GPU")] = 32.0

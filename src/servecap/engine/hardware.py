@@ -23,6 +23,12 @@ GIB = 1024**3
 # median of the GPUs for which it is (see the column's source below).
 _DEFAULT_GEMM_SHARE = 0.72
 
+# Share of the peak bandwidth that weights are read with. Source: fitted to 145 rows of Vidur's and
+# AIConfigurator's GEMM profiles on six GPUs: the best value per GPU is 0.72 to 0.78 for HBM. GDDR,
+# whose peak is lower, is used better: small matrices (1 to 8 tokens) reach 0.70 to 0.85 on A40,
+# L40S and RTX PRO 6000, mean 0.79; on A100, H100, H200 and B200 0.67 to 0.82, mean 0.74.
+READ_SHARE = {"hbm": 0.75, "gddr": 0.8}
+
 # What software can use of the memory on the label. torch saw 25,250,627,584 of the 25,769,803,776
 # bytes of an RTX 4090 (the vLLM 0.19 logs of LLMServingSim, MIT). Cards whose GDDR6 keeps its
 # error-correcting codes in the same memory give up another sixteenth.
@@ -37,13 +43,16 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     `link_bytes_per_s` is one direction, per GPU. Bridges between pairs of PCIe cards are left
     out: a machine may or may not have them. `gemm_share`: of the peak flops, that large matrix
-    multiplications reach. `fp8_flops`, `int8_flops`: None where its matrix units do not know such
-    numbers. `by_name`: its name without the memory may mean it, too.
+    multiplications reach; `read_share`: of the bandwidth, that weights are read with. `fp8_flops`,
+    `int8_flops`: None where its matrix units do not know such numbers. `by_name`: its name without
+    the memory may mean it, too.
 
     Source:
         Each row of data/gpus.csv names its own. `gemm_share` of A40, A100, H100, H200, L40S and
         B200 is fitted to Vidur's (MIT) and AIConfigurator's (Apache-2.0) measured profiles, T4's
         to a measured 24 TFLOPS; the form factors of one chip share it; others have the default.
+        `read_share` of Ada's cards: one stream of llama-3-8b (15.0 GB a token) by vLLM 0.7.3 takes
+        17.6 ms on an RTX 4090 D and 19.2 ms on an RTX 6000 Ada (AccelMark), less 1.2 ms of host.
     """
 
     name: str
@@ -56,6 +65,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     fp8_flops: float | None = None
     int8_flops: float | None = None
     gemm_share: float
+    read_share: float
     fabric: Fabric
     link_bytes_per_s: float
     link: str  # in words
@@ -120,6 +130,7 @@ def _from_sheet(sheet: gpu_file.GpuFile, *, by_name: bool, link: str, confidence
         fp8_flops=None if sheet.fp8_tflops is None else sheet.fp8_tflops * 1e12,
         int8_flops=None if sheet.int8_tops is None else sheet.int8_tops * 1e12,
         gemm_share=sheet.gemm_share or _DEFAULT_GEMM_SHARE,
+        read_share=sheet.read_share or READ_SHARE[sheet.memory],
         fabric=sheet.fabric,
         link_bytes_per_s=sheet.link_gb_per_s * 1e9,
         link=link,

@@ -13,7 +13,6 @@ from servecap.engine.cost import (
     KV_READ_SHARE,
     WEIGHT_READ_SHARE,
     Efficiency,
-    HostCost,
 )
 from servecap.engine.hardware import Gpu
 from servecap.engine.spec import EngineKind, host_cost, passes_of
@@ -93,7 +92,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 shape=tuple(factor for factor in shape if factor is not None),
                 passes=passes_of(self.engine),
             ),
-            host=HostCost(
+            host=msgspec.structs.replace(
+                host_cost(self.engine),
                 step_s=value["host_step_s"],
                 sequence_s=value["host_sequence_s"],
                 layer_floor_s=value["layer_floor_s"],
