@@ -140,6 +140,32 @@ def test_runs_that_cannot_be_believed_are_no_rows(tmp_path: Path) -> None:
         server.probed(taken_for(tmp_path), [long], 60.0)
 
 
+def test_a_sweep_that_cannot_be_believed_twice_is_not_driven_further(tmp_path: Path) -> None:
+    """Each level of several users fails: the third is not begun, the long context is."""
+    server = Server()
+
+    def measure(scenario: Scenario, folder: Path) -> Run:
+        run = server.measure(scenario, folder)
+        if "decode" not in folder.name:
+            return run
+        header = msgspec.structs.replace(run.header, status=Status.PARTIAL)
+        return msgspec.structs.replace(run, header=header)
+
+    told: list[Level] = []
+    found = probing.probe(
+        measure,
+        taken_for(tmp_path),
+        probing.plan(8, 256),
+        tmp_path,
+        budget_s=60.0,
+        now=lambda: server.now_s,
+        on_level=lambda level, *_: told.append(level),
+    )
+    assert [x.users for x in told if x.purpose == "decode"] == [1, 2]
+    assert told[-1].purpose == "context"
+    assert found.max_running is None
+
+
 def test_an_interrupted_run_ends_the_probes(tmp_path: Path) -> None:
     server = Server()
 

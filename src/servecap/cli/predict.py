@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--prompt-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
 @click.option("--output-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
 @click.option(
+    "--context",
+    metavar="TOKENS",
+    help="Prompt and answer together, such as 1k,4k,16k (k: 1024): the prompts grow.",
+)
+@click.option(
     "--engine",
     type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
     help="[default: the profile's; else tgi for --cells and vllm otherwise]",
@@ -84,12 +89,16 @@ def command(**given: Any) -> int:
     \b
     Examples:
       servecap predict --model llama-13b --gpu a30,a100-40gb --tp 1,2,4,8
+      servecap predict --model llama-13b --gpu v100,a100-40gb --tp 4,8 --context 1k,2k
       servecap predict --profile ours.json --cells cells.csv --json
     """
+    from servecap.predict.conclusions import conclusions
+
     say_if_slow()
     use, rules, answers = predicted(given)
     if given["as_json"]:
-        output.print_json({"profile": use.name, "slo": str(rules.slo), "cells": answers})
+        told = {"profile": use.name, "slo": str(rules.slo), "cells": answers}
+        output.print_json({**told, "together": conclusions(answers)})
     else:
         click.echo(text(answers))
     return 0
@@ -104,6 +113,8 @@ def predicted(given: dict[str, Any]) -> tuple[Profile, Rules, list[Answer]]:
     known = profiles.load(Path(given["profile"])) if given["profile"] else None
     if (given["cells"] is None) == (given["model"] is None or given["gpu"] is None):
         raise UsageError("say either --cells FILE, or --model and --gpu")
+    if given["cells"] is not None and given["context"] is not None:
+        raise UsageError("--context: the rows of --cells tell their own lengths")
     rules = _rules(given, known)
     cells = _table(Path(given["cells"])) if given["cells"] else _grid(given)
     use = known or profiles.prior(rules.engine)
@@ -188,17 +199,8 @@ def _table(path: Path) -> list[Cell]:
 def _grid(given: dict[str, Any]) -> list[Cell]:
     """One cell for each model, GPU and degree."""
     from servecap.cell import Cell
-    from servecap.predict.rows import SCENARIOS, usual
 
-    known = usual(given["scenario"])
-    prompt, out = given["prompt_tokens"], given["output_tokens"]
-    if known is None and (prompt is None or out is None):
-        raise UsageError(
-            f"--scenario {given['scenario']!r} is none of {', '.join(SCENARIOS)}, fixed:IN/OUT; "
-            "give --prompt-tokens and --output-tokens for another"
-        )
-    prompt = prompt or (known.prompt_tokens if known else 0)
-    out = out or (known.output_tokens if known else 0)
+    lengths = _lengths(given)
     try:
         degrees = [int(n) for n in given["tp"].split(",")]
     except ValueError:
@@ -219,7 +221,47 @@ def _grid(given: dict[str, Any]) -> list[Cell]:
         for model in given["model"].split(",")
         for gpu in given["gpu"].split(",")
         for tp in degrees
+        for prompt, out in lengths
     ]
+
+
+def _lengths(given: dict[str, Any]) -> list[tuple[float, float]]:
+    """Mean tokens of prompts and answers; several pairs where several contexts are asked for."""
+    from servecap.predict.rows import SCENARIOS, usual
+
+    known = usual(given["scenario"])
+    prompt, out = given["prompt_tokens"], given["output_tokens"]
+    if given["context"] is not None and prompt is not None:
+        raise UsageError("--context and --prompt-tokens contradict each other: give one of them")
+    if known is None and (out is None or (prompt is None and given["context"] is None)):
+        raise UsageError(
+            f"--scenario {given['scenario']!r} is none of {', '.join(SCENARIOS)}, fixed:IN/OUT; "
+            "give --prompt-tokens and --output-tokens for another"
+        )
+    out = out or (known.output_tokens if known else 0)
+    if given["context"] is None:
+        return [(prompt or (known.prompt_tokens if known else 0), out)]
+    contexts = [_tokens(word) for word in given["context"].split(",")]
+    for context in contexts:
+        if context <= out:
+            raise UsageError(
+                f"--context {context:g} leaves no prompt beside an answer of {out:g} tokens: ask "
+                "for more, or give --output-tokens"
+            )
+    return [(context - out, out) for context in contexts]
+
+
+def _tokens(word: str) -> float:
+    """Tokens written as 4096 or 4k.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = word.strip().lower()
+    number = text.removesuffix("k")
+    if not number.isdecimal() or not int(number):
+        raise UsageError(f"--context {word!r} is no list of tokens like 1k,4k,16k or 1024,4096")
+    return float(int(number) * (1 if number == text else 1024))
 
 
 def text(answers: list[Answer]) -> str:
@@ -232,17 +274,21 @@ def text(answers: list[Answer]) -> str:
         "model        GPU              TP  max users           at    TTFT s            "
         "TPOT ms         requests/s",
     ]
+    several = len({(a.scenario, a.context_tokens) for a in answers}) > len(
+        {a.scenario for a in answers}
+    )
     for a in answers:
         head = f"{a.model:<12} {a.gpu:<16} {a.tp:>2}"
+        at = f"{a.context_tokens:,} tokens; " if several else ""
         if a.impossible is not None:
-            lines.append(f"{head}  not possible: {a.impossible}")
+            lines.append(f"{head}  {at}not possible: {a.impossible}")
             continue
         figures = "  ".join(
             [_range(a.max_users, 1, 0), f"{a.users or 0:>5}", _range(a.ttft_s, 1, 2),
              _range(a.tpot_s, 1e3, 0), _range(a.requests_per_s, 1, 1)]
         )  # fmt: skip
         known = "another load of this place was measured" if a.kind == "measured" else a.kind
-        lines += [f"{head}  {figures}", f"    {known}; {a.binds}"]
+        lines += [f"{head}  {figures}", f"    {at}{known}; {a.binds}"]
         lines += [f"    {text}" for text in (*_shares(a), *a.notes)]
     together = conclusions(answers)
     return "\n".join([*lines, *(["", "together:"] if together else []), *together])
@@ -253,7 +299,7 @@ def _shares(a: Answer) -> list[str]:
     if a.prefill_compute_share is None or not a.step_shares:
         return []
     compute = a.step_shares["matrices (compute)"]
-    read = a.step_shares["weights (bandwidth)"] + a.step_shares["attention (bandwidth)"]
+    read = sum(share for name, share in a.step_shares.items() if "bandwidth" in name)
     return [
         f"computing takes {a.prefill_compute_share:.0%} of a prompt's step, and "
         f"{compute:.0%} of a decode step, where reading takes {read:.0%}"

@@ -61,13 +61,13 @@ def probed(given: dict[str, Any], engine: str) -> tuple[list[Measured], int | No
 
     if given["gpu"] is None:
         raise UsageError("--url: a server does not tell its GPU: give --gpu (and --tp)")
-    prepared = _prepared(given)
+    prepared = _prepared(given, quiet=False)
     spec = _spec(given, prepared, engine)
     levels = probing.plan(given["max_running"] or probing.RUNNING_MOST, _context_tokens(spec))
     out = output.unused(output.folder(given["runs"], "probe"))
     progress.say(_announced(given, prepared, levels))
     found = probing.probe(
-        lambda scenario, folder: _measured(prepared, scenario, folder, given["allow_high_load"]),
+        lambda scenario, folder: _measured(given, scenario, folder),
         spec,
         levels,
         out,
@@ -79,13 +79,14 @@ def probed(given: dict[str, Any], engine: str) -> tuple[list[Measured], int | No
     return list(found.rows), _running(given["max_running"], found)
 
 
-def _prepared(given: dict[str, Any]) -> Prepared:
+def _prepared(given: dict[str, Any], *, quiet: bool) -> Prepared:
+    """The server, now that it has answered a short request."""
     from servecap.preflight import prepare
     from servecap.process import run_async
     from servecap.scenario import Timeouts
     from servecap.wire.endpoint import resolve
 
-    target = target_spec({**given, "model": given["model_name"], "stream": True, "quiet": False})
+    target = target_spec({**given, "model": given["model_name"], "stream": True, "quiet": quiet})
     endpoint = resolve(
         target.url,
         headers=target.headers,
@@ -134,12 +135,21 @@ def _context_tokens(spec: EngineSpec) -> int:
     return min(made.max_context_tokens, made.kv_tokens)
 
 
-def _measured(prepared: Prepared, scenario: Scenario, folder: Path, high_load: bool) -> Run:
-    """One level, measured as `servecap run` measures."""
+def _measured(given: dict[str, Any], scenario: Scenario, folder: Path) -> Run:
+    """One level, measured as `servecap run` measures.
+
+    A short request goes before it, so that it begins when the server is done with what the level
+    before has left: some engines finish a long prompt though nobody waits for it any more.
+    """
     from servecap.probe import Bench
     from servecap.workload import source
 
-    bench = Bench(prepared, source.load(scenario.workload), None, high_load=high_load)
+    bench = Bench(
+        _prepared(given, quiet=True),
+        source.load(scenario.workload),
+        None,
+        high_load=given["allow_high_load"],
+    )
     display = progress.Display(scenario, quiet=False)
     try:
         return bench.run(scenario, folder, display)

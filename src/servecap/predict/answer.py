@@ -7,9 +7,10 @@ import math
 import msgspec
 
 from servecap.engine.cost import StepWork
+from servecap.engine.gpu_file import Fabric
 from servecap.engine.scheduler import PrefillFirst
 from servecap.errors import UsageError
-from servecap.predict import intervals
+from servecap.predict import intervals, shares
 from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
 from servecap.predict.intervals import in_flight, kind_of, reaches
 from servecap.predict.place import Tuning
@@ -40,6 +41,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     tp: int
     scenario: str
     kind: Kind
+    fabric: Fabric | None = None  # that connects the GPUs
+    context_tokens: int | None = None  # mean of prompt + answer
     users: int | None = None
     max_users: Range | None = None
     ttft_s: Range | None = None
@@ -54,6 +57,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     limited_by: str | None = None  # the limit that is nearest to breaking, as the SLO writes it
     step_shares: dict[str, float] = msgspec.field(default_factory=dict)  # of a decode step
     prefill_compute_share: float | None = None  # of a mean prompt's own step; the rest is reading
+    time_shares: dict[str, float] = msgspec.field(default_factory=dict)  # of all, at that load
     notes: tuple[str, ...] = ()
     impossible: str | None = None
 
@@ -80,6 +84,8 @@ def answer(
         gpu=place.gpu.name,
         tp=place.tp,
         scenario=scenario,
+        fabric=place.gpu.fabric,
+        context_tokens=round(case.lengths.prompt_tokens + case.lengths.output_tokens),
         kind=profile.kind(place.gpu),
     )
     tuning = profile.tuning(place.gpu)
@@ -91,7 +97,7 @@ def answer(
     shown = there if users is None else case.figures(tuning, users, slo=slo, seeds=seeds)
     if shown.refused_share >= 1:
         return msgspec.structs.replace(blank, impossible=_too_long(case, room))
-    shares, limit, binds = _binds(case, tuning, shown, slo, room)
+    step, limit, binds = _binds(case, tuning, shown, slo, room)
     kind = kind_of(case, profile, shown)
     spreads = intervals.spreads(case, profile, kind, slo, shown, most, users_max)
 
@@ -115,8 +121,9 @@ def answer(
         kv_tokens=room,
         binds=binds,
         limited_by=limit,
-        step_shares=shares,
-        prefill_compute_share=_prefill_compute_share(case, tuning),
+        step_shares=step,
+        prefill_compute_share=shares.of_prompt_computing(case, tuning),
+        time_shares=shares.of_time(case, tuning, shown),
         notes=_notes(case, profile, most, shown, users_max),
     )
 
@@ -133,41 +140,28 @@ def _binds(
 ) -> tuple[dict[str, float], str, str]:
     """Shares of a decode step at that load, the tightest limit, and that with what is behind it."""
     lengths = case.lengths
-    in_flight = figures.requests_per_s * figures.e2e_s / case.harness.instances
     places = case.harness.policy.max_running
-    sequences = max(1, min(round(in_flight), places))
-    context = round(sequences * (lengths.prompt_tokens + lengths.output_tokens / 2))
-    work = StepWork(sequences, context, 0, 0.0, 0, sequences)
-    parts = case.place.coefficients(tuning).parts(work)
-    read_only = case.place.coefficients(tuning).read_s(sequences)
-    hidden = max(0.0, parts.floor_s - parts.gpu_s)
-    seconds = {
-        "host": parts.host_s + hidden,
-        "weights (bandwidth)": min(parts.linear_s, read_only),
-        "matrices (compute)": max(0.0, parts.linear_s - read_only) + parts.output_layer_s,
-        "attention (bandwidth)": parts.attention_s,
-        "interconnect": parts.allreduce_s,
-        "norms and activations (bandwidth)": parts.elementwise_s,
-    }
-    total = sum(seconds.values())
-    shares = {name: value / total for name, value in seconds.items()}
+    sequences = shares.in_step(case, figures)
+    step = shares.of_decode_step(case, tuning, sequences)
+    step_s = sum(shares.decode_step_s(case, tuning, sequences).values())
     ratio = [v / x.at_most_s for v, x in zip(figures.held, slo.limits, strict=True)]
     tightest = slo.limits[ratio.index(max(ratio))]
-    largest = max(shares, key=lambda name: shares[name])
+    largest = max(step, key=lambda name: step[name])
     held = sequences * (lengths.prompt_tokens + lengths.output_tokens * 0.75)
     held -= (sequences - 1) * min(case.harness.prefix_tokens, lengths.prompt_tokens)
     if tightest.metric in ("ttft", "queue") and held > _FULL * room:
-        return shares, str(tightest), f"{tightest}: KV memory (newcomers wait for it)"
-    budget = _prefill_budget(case, tuning, figures, parts.total_s)
+        return step, str(tightest), f"{tightest}: KV memory (newcomers wait for it)"
+    budget = _prefill_budget(case, tuning, figures, step_s)
     if tightest.metric in ("ttft", "queue") and budget is not None:
-        return shares, str(tightest), f"{tightest}: {budget}"
-    if tightest.metric in ("ttft", "queue") and in_flight > _FULL * places:
-        return shares, str(tightest), f"{tightest}: places ({places} run at once, the rest waits)"
+        return step, str(tightest), f"{tightest}: {budget}"
+    waiting_too = figures.requests_per_s * figures.e2e_s / case.harness.instances
+    if tightest.metric in ("ttft", "queue") and waiting_too > _FULL * places:
+        return step, str(tightest), f"{tightest}: places ({places} run at once, the rest waits)"
     if tightest.metric in ("ttft", "queue"):
         why = f"waiting for a prefill and computing it; steps: {largest}"
     else:
-        why = f"{largest}, {shares[largest]:.0%} of a decode step"
-    return shares, str(tightest), f"{tightest}: {why}"
+        why = f"{largest}, {step[largest]:.0%} of a decode step"
+    return step, str(tightest), f"{tightest}: {why}"
 
 
 def _prefill_budget(case: Case, tuning: Tuning, figures: Figures, step_s: float) -> str | None:
@@ -184,21 +178,6 @@ def _prefill_budget(case: Case, tuning: Tuning, figures: Figures, step_s: float)
         return None
     waits = policy.max_waiting_tokens
     return f"prefill budget ({tokens} tokens of prompts, then up to {waits} decode steps)"
-
-
-def _prefill_compute_share(case: Case, tuning: Tuning) -> float:
-    """Of the step that computes a prompt of mean length alone, what is not reading or host."""
-    tokens = round(case.lengths.prompt_tokens)
-    work = StepWork(
-        prefill_tokens=tokens,
-        prefill_pairs=tokens * (tokens + 1) / 2,
-        sampled=1,
-        prefill_sequences=1,
-    )
-    cost = case.place.coefficients(tuning)
-    parts = cost.parts(work)
-    compute_s = max(0.0, parts.linear_s - cost.read_s(tokens)) + parts.attention_s
-    return compute_s / parts.total_s
 
 
 def _notes(

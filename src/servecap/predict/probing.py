@@ -23,9 +23,10 @@ from servecap.summarize import summarize
 RUNNING_MOST = 256  # users of the sweep's last level, where nobody told what the server computes
 PROMPT_MOST = 4096  # tokens; longer prompts cost more time than they tell
 _SHORT = 32  # tokens of the prompts where decoding is looked at
-_ANSWERS = (32, 64, 96)  # of different lengths: users of equal ones would march in step
+_ANSWERS = tuple(range(32, 97, 8))  # of many lengths: users of equal ones would march in step
 _FEW = 8  # tokens of an answer, where the prompt is looked at
 _ALONE_REQUESTS, _REQUESTS_PER_USER = 10, 4
+_DOUBTED = 2  # levels of the sweep in a row that cannot be believed: larger ones cannot either
 _LEAST_S = 1.0  # less time is not worth a level
 _LIMITED = 0.65  # of the share that decoded at half the users: fewer, and the others wait
 _NO_LIMIT = Slo(limits=())
@@ -106,7 +107,7 @@ def probe(
     """Measures the levels within the budget; runs that cannot be believed are no rows.
 
     A level may take twice its share of what is left, and is not begun with less than a second.
-    The sweep of users ends where more of them only wait.
+    The sweep of users ends where more of them only wait, or where two levels cannot be believed.
 
     Args:
         measure: a scenario and the folder to keep it in -> its run.
@@ -122,6 +123,8 @@ def probe(
     for number, level in enumerate(levels):
         if state.limit is not None and level.users > state.limit:
             continue
+        if level.purpose == "decode" and state.doubted >= _DOUBTED:
+            continue
         left_s = end_s - now()
         if left_s < _LEAST_S:
             state.skip(level, "the time was over")
@@ -136,6 +139,7 @@ def probe(
         row = row_of(run, summary, spec)
         if isinstance(row, str):
             state.skip(level, row)
+            state.doubted += level.purpose == "decode"
             on_level(level, summary, row)
             continue
         state.note(level, row, summary, run.records)
@@ -154,6 +158,7 @@ class _State:
         self.skipped: list[tuple[str, str]] = []
         self.tokens_per_word = 1.0
         self.limit: int | None = None
+        self.doubted = 0
         self._before: tuple[int, float] | None = None  # users, and the share that decoded
 
     def skip(self, level: Level, why: str) -> None:
@@ -165,6 +170,7 @@ class _State:
             told = [r.prompt_tokens for r in records if r.ok and r.prompt_tokens]
             self.tokens_per_word = max(0.25, fmean(told) / level.prompt_tokens) if told else 1.0
         if level.purpose == "decode":
+            self.doubted = 0
             self._look_for_limit(level.users, summary)
 
     def _look_for_limit(self, users: int, summary: Summary) -> None:
