@@ -291,4 +291,4 @@ def place_of(case: Case) -> tuple[str, str, int]:
 def _in_flight(row: Measured) -> float:
     """Requests in flight by Little's law; users who do not think are all in flight."""
     thinking = sum(row.case.harness.think_s) / 2 * (row.requests_per_s or 0.0)
-    return max(1.0, min(row.users - thinking, row.case.harness.max_running))
+    return max(1.0, min(row.users - thinking, row.case.harness.policy.max_running))

@@ -17,8 +17,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 def conclusions(answers: Sequence[Answer]) -> list[str]:
-    """For each model and GPU with several degrees, up to which one users per GPU are kept up; for each
-    place with several contexts, how users fall and what binds; and how kinds of GPUs differ."""
+    """What the answers say together, a sentence each.
+
+    For each model and GPU with several degrees, up to which one users per GPU are kept up; for
+    each place with several contexts, how users fall and what binds; and how kinds of GPUs differ.
+    """
     known = [a for a in answers if a.max_users is not None and a.max_users.value]
     degrees = _rows(known, lambda a: (a.model, a.gpu, a.scenario, a.context_tokens), lambda a: a.tp)
     contexts = _rows(

@@ -52,7 +52,7 @@ def reaches(case: Case, profile: Profile) -> bool:
 def in_flight(case: Case, shown: Figures) -> float:
     """Requests that one instance computes at once, by Little's law."""
     waiting_too = shown.requests_per_s * shown.e2e_s / case.harness.instances
-    return min(waiting_too, float(case.harness.max_running))
+    return min(waiting_too, float(case.harness.policy.max_running))
 
 
 def spreads(
