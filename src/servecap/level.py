@@ -16,7 +16,7 @@ from servecap.kept import Kept
 from servecap.record import NOT_SENT, Arrival, Outcome, Record, Times
 from servecap.run import Header, Health, Run, Status
 from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario
-from servecap.store import RunWriter
+from servecap.store import Later, RunWriter
 
 if TYPE_CHECKING:
     from servecap.preflight import Prepared
@@ -65,7 +65,7 @@ class Level:
         self.health = Health()
         self.notes: list[str] = []
         self._header = header
-        self._out = out
+        self.out = out
         self._writer = RunWriter(out, header)
         self._sampler = sampler
         if sampler is not None:
@@ -123,9 +123,9 @@ class Level:
             self._writer.close(header)
         except OSError as error:
             raise ServecapError(
-                f"cannot finish {str(self._out)!r} ({error.strerror}): the records in it are kept"
+                f"cannot finish {str(self.out)!r} ({error.strerror}): the records in it are kept"
             ) from None
-        return self.kept.run(header, str(self._out))
+        return self.kept.run(header, str(self.out))
 
     def broken(self) -> None:
         """The program ends in the middle of it: what was measured is marked as a part."""
@@ -136,6 +136,44 @@ class Level:
     def _look_no_more(self) -> None:
         if self._sampler is not None:
             self._sampler.rest()
+
+
+class Between:
+    """What ends after one level and before the next, whose it is; it waits in the folder of *last*.
+
+    So a search that is killed between two levels has lost nothing either.
+    """
+
+    def __init__(self, last: Level | None = None) -> None:
+        self._records: list[Record] = []
+        self._zero_s = 0.0 if last is None else last.zero_s
+        self._later = None if last is None else Later(last.out)
+
+    def add(self, record: Record) -> None:
+        """One request has ended.
+
+        Raises:
+            ServecapError: it could not be stored.
+        """
+        self._records.append(record)
+        if self._later is not None:
+            self._later.add(shifted(record, self._zero_s))
+
+    def into(self, level: Level) -> None:
+        """The next level begins with them.
+
+        Raises:
+            ServecapError: they could not be stored.
+        """
+        for record in self._records:
+            level.add(record)
+        self.close()
+
+    def close(self) -> None:
+        """They are in the next level, or there is none, and they are nobody's."""
+        self._records = []
+        if self._later is not None:
+            self._later.close()
 
 
 def shifted(record: Record, zero_s: float) -> Record:

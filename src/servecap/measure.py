@@ -14,7 +14,7 @@ import msgspec
 
 from servecap import process, selftest
 from servecap.errors import ServecapError
-from servecap.level import Level, cut_off, header_of, turned_away
+from servecap.level import Between, Level, cut_off, header_of, turned_away
 from servecap.load import Feed, change, feed_for
 from servecap.preflight import Prepared
 from servecap.pulse import Pulse, merged
@@ -143,7 +143,7 @@ class Driver:
         self._feed = feed
         self.on_progress = on_progress
         self._level: Level | None = None
-        self._between: list[Record] = []  # ended after one level and before the next
+        self._between = Between()
         self._in_flight: dict[int, Arrival] = {}
         self._goes_on = True
         self._began = False
@@ -195,9 +195,7 @@ class Driver:
         if not first:
             change(self._feed, load, level.zero_s)
             self._pulse = Pulse(level.zero_s)
-            for record in self._between:
-                level.add(record)
-            self._between = []
+            self._between.into(level)
         self._tick_again()
         self._wake()
 
@@ -208,6 +206,7 @@ class Driver:
             self._client.end(Outcome.CANCELLED)
         self._alarm.close()
         self._ticker.close()
+        self._between.close()
 
     def _worker_lost(self, why: str) -> None:
         if self._level is not None:
@@ -293,19 +292,17 @@ class Driver:
     def _record(self, record: Record) -> None:
         """One request has ended."""
         self._in_flight.pop(record.request_id, None)
-        level = self._level
         if self._failure is not None:
             return
-        if level is None:
-            if not self.over:
-                self._between.append(record)
-        else:
-            try:
-                level.add(record)
-            except ServecapError as error:
-                self._failure = error
-                self._stop(str(error), Outcome.CANCELLED)
-                return
+        try:
+            if self._level is not None:
+                self._level.add(record)
+            elif not self.over:
+                self._between.add(record)
+        except ServecapError as error:
+            self._failure = error
+            self._stop(str(error), Outcome.CANCELLED)
+            return
         if self.over:
             return
         self._progress.ended += 1
@@ -364,6 +361,8 @@ class Driver:
         if lives:
             self._cut_off(now_s)
             self._level = None
+            if level is not None:
+                self._between = Between(level)
         else:
             self.over = True
             self._client.end(outcome)

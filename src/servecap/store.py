@@ -21,6 +21,42 @@ from servecap.run import Header, Run
 
 HEADER = "run.json"
 RECORDS = "records.jsonl"
+LATER = "later.jsonl"
+
+
+class Later:
+    """What ended after a level of a search and before the next one, whose it is.
+
+    It waits in the folder of the level before, so that a search which is killed there loses none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LATER
+        self._fd = -1
+
+    def add(self, item: Record) -> None:
+        """Append one record.
+
+        Raises:
+            ServecapError: the disk is full or gone.
+        """
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.write(self._fd, record.encode(item) + b"\n")
+        except OSError as error:
+            raise ServecapError(
+                f"cannot write to {str(self._path)!r} ({error.strerror}): the search was stopped, "
+                "its levels are kept"
+            ) from None
+
+    def close(self) -> None:
+        """The records have gone on into the next level, or there is none: the file goes."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
 
 class RunWriter:
