@@ -120,7 +120,7 @@ def run_words(url: str, out: Path, workers: int) -> list[str]:
 
 def find_words(url: str, out: Path, _: int) -> list[str]:
     return ["find", "--url", url, *LOAD, "--start", "2", "--max-users", str(MOST_USERS),
-            "--requests", "60", "--slo", "ttft<9s", "--out", str(out)]  # fmt: skip
+            "--requests", "400", "--slo", "ttft<9s", "--out", str(out)]  # fmt: skip
 
 
 def kill_many(
@@ -171,7 +171,7 @@ def test_run_killed_at_a_hundred_moments(tmp_path: Path) -> None:
 def test_find_killed_at_forty_moments(tmp_path: Path) -> None:
     kept, in_load = kill_many(tmp_path, find_words, range(40), 4.0)
     assert kept > 40
-    assert in_load > 10
+    assert in_load > 5
 
 
 @pytest.mark.slow
