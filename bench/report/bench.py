@@ -37,14 +37,15 @@ def part(name):
     took[name], at = now - at, now
 from pathlib import Path
 from servecap.report import html, text
-from servecap.store import read_run
+from servecap.store import read_run, uncollected
 from servecap.summarize import summarize
 import servecap.cli.report
 took["import"], at = time.process_time(), time.process_time()
-run = read_run(Path(sys.argv[1])); part("read")
-summary = summarize(run); part("summarize")
+with uncollected():  # as the command does
+    run = read_run(Path(sys.argv[1])); part("read")
+    summary = summarize(run); part("summarize")
+    html.write_html(sys.argv[2], runs=[(run, summary)]); part("page")
 text.summary_text(run, summary); part("text")
-html.write_html(sys.argv[2], runs=[(run, summary)]); part("page")
 print(json.dumps(took))
 """
 

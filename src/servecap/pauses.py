@@ -14,8 +14,12 @@ _BLOCK = 4096  # answers whose chunks are held as one array at a time: it fits i
 
 def gaps_s(records: Sequence[Record]) -> Floats:
     """All of them in one array, answer by answer; nothing of answers of fewer than two chunks."""
-    found = [gaps for _, gaps, _ in _blocks(records)]
-    return np.concatenate(found) if found else np.empty(0)
+    found = np.empty(sum(max(0, len(r.chunk_s) - 1) for r in records))
+    at = 0
+    for _, gaps, _ in _blocks(records):
+        found[at : at + len(gaps)] = gaps
+        at += len(gaps)
+    return found
 
 
 def longest_gaps_s(records: Sequence[Record]) -> list[float | None]:

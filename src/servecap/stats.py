@@ -63,13 +63,19 @@ def _place(count: int, share: float) -> int:
 _SHARES = (0.50, 0.90, 0.95, 0.99)
 
 
-def describe(values: Sequence[float] | Floats) -> Distribution | None:
-    """The sample's distribution, or None if it is empty."""
-    sample = np.asarray(values, dtype=np.float64)
-    if not len(sample):
+def describe(values: Sequence[float] | Floats, *, reorder: bool = False) -> Distribution | None:
+    """The sample's distribution, or None if it is empty.
+
+    Args:
+        reorder: an array may be put in another order, which saves a copy of it.
+    """
+    placed = np.asarray(values, dtype=np.float64)
+    if not len(placed):
         return None
+    if placed is values and not reorder:
+        placed = placed.copy()
     # Gaps come in tens of millions: only the ranks that are told are put in their places.
-    placed = np.partition(sample, sorted({_place(len(sample), share) for share in _SHARES}))
+    placed.partition(sorted({_place(len(placed), share) for share in _SHARES}))
     return Distribution(
         n=len(placed),
         mean=float(placed.mean()),

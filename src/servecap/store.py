@@ -141,7 +141,7 @@ def read_run(folder: Path) -> Run:
     try:
         header = msgspec.json.decode((folder / HEADER).read_bytes(), type=Header)
         kept = Kept(header.scenario)
-        with open(folder / RECORDS, "rb") as lines, _uncollected():
+        with open(folder / RECORDS, "rb") as lines, uncollected():
             _read_into(kept, lines, str(folder / RECORDS))
     except FileNotFoundError as error:
         raise UsageError(
@@ -155,8 +155,8 @@ def read_run(folder: Path) -> Run:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: it would walk all that was read, again and again, in vain."""
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would walk all records, again and again, in vain."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -190,7 +190,7 @@ def _kept(record: Record, slo: Slo, by_server: bool) -> bool:
 def _described(
     columns: Mapping[str, Sequence[float] | stats.Floats],
 ) -> dict[str, stats.Distribution]:
-    found = {name: stats.describe(values) for name, values in columns.items()}
+    found = {name: stats.describe(values, reorder=True) for name, values in columns.items()}
     return {name: d for name, d in found.items() if d is not None}
 
 

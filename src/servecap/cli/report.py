@@ -56,9 +56,12 @@ def command(paths: tuple[str, ...], **given: Any) -> int:
       servecap report servecap-runs/run-20261122-101500 servecap-runs/find-20261122-103000
       servecap report servecap-runs/run-20261122-101500 --charts figures --format png
     """
-    stored = read(paths)
+    from servecap.store import uncollected
+
     target = Path(given["html"]) if given["html"] else _default_page(paths[0])
-    write_page(stored, target, title=given["title"], lang=given["lang"])
+    with uncollected():
+        stored = read(paths)
+        write_page(stored, target, title=given["title"], lang=given["lang"])
     lines = output.write_charts(
         given["charts"], given["chart_format"], given["lang"], **stored.parts()
     )
