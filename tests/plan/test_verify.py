@@ -22,7 +22,8 @@ from servecap.plan.rehearsal import FIRST, MOST_SEEDS, figure, levels, rehearse
 from servecap.plan.router import PER_ROUTER, Traffic, play, shards
 from servecap.plan.verify import verify
 from servecap.predict.harness import Lengths
-from servecap.report.plan_text import plan_text
+from servecap.report import language
+from servecap.report.plan_text import check_line, plan_text
 from servecap.slo import Limit, Slo
 
 SPEC = EngineSpec(model="llama-13b", gpu="a100-40gb", tp=2)
@@ -55,7 +56,18 @@ def cell(users: int = 40, **changes: object) -> Cell:
 
 
 def verified(cells: list[Cell], users: int, supply: Supply | None = None, **how: object) -> Plan:
-    return verify(plan(cells, Demand(users), supply), cells, workers=1, **how)  # type: ignore[arg-type]
+    found = verify(plan(cells, Demand(users), supply), cells, workers=1, **how)  # type: ignore[arg-type]
+    in_chinese(found)
+    return found
+
+
+def in_chinese(found: Plan) -> None:
+    """What a simulation tells is in the Chinese catalogue, whichever simulation it is."""
+    for check in found.checks:
+        what = f"{check.simulated}, {check.requests} requests"
+        for text in (what, f"{check_line(check)}.", *check.told):
+            lost = language.untold(text, "zh")
+            assert not lost, f"report/zh.txt lacks Chinese for {lost!r} in {text!r}"
 
 
 def test_the_seed_decides_everything() -> None:

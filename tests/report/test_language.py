@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -18,6 +18,7 @@ from servecap.errors import UsageError
 from servecap.matrix.table import read_csv
 from servecap.metrics import PartFigures
 from servecap.plan import Demand, Price, Supply, plan
+from servecap.plan.answer import Check
 from servecap.record import TokenSource
 from servecap.report import canvas, html, language, parts
 from servecap.report.language import parse, say
@@ -211,7 +212,7 @@ def hold(given: Input, monkeypatch: pytest.MonkeyPatch, *, drawn: bool = True) -
         english = html.render(**given)
         patch.setattr(language, "say", noted)
         chinese = html.render(**given, lang="zh")
-    assert missing == []
+    assert not missing, "report/zh.txt lacks Chinese for:\n" + "\n".join(dict.fromkeys(missing))
     assert figures(chinese) == figures(english)
     assert chinese.count("<svg") == english.count("<svg")
     assert '<html lang="zh-Hans">' in chinese
@@ -228,6 +229,42 @@ def test_every_text_of_runs_searches_and_matrices_is_there(
 def test_every_text_of_plans_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in chat_plans():
         hold(given, monkeypatch)
+
+
+def test_every_text_of_a_simulated_plan_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences as `plan.trial` and `plan.rehearsal` write them; their own tests hold them, too."""
+    made = plan(CELLS, Demand(10_000))
+    means = "mean TTFT 120 ms +- 3.1 ms, mean TPOT 31 ms"
+    at_once = "an instance has 34.2 requests at once, 60 at most"
+    seen = "; too close to ttft.mean<3s and tpot.mean<100ms to be sure"
+    behind = "behind 19 routers of up to 64 instances"
+    simulated = (
+        "all 12 instances and 960 users behind one router (pip install 'servecap[fast]' to simulate"
+        " more), engine model tgi",
+        "the one instance and 80 users behind one router, 3 times with different seeds, engine"
+        " model vllm",
+        f"64 of 1,200 equal instances, {behind}: 4 independent runs, which tell how far the means"
+        " may be off; 4 to 8 routers stand for all in 2 of 3 simulations, engine model vllm",
+    )
+    told = (
+        f"at 80 users an instance: {means}, 12.3 requests/s; {at_once}",
+        f"with 8 of 96 nodes gone: {means}, 12.3 requests/s; {at_once}{seen}",
+        f"with 1 of 3 instances gone: mean TPOT 1.2 s, 12.3 requests/s; {at_once}",
+        f"routed at random instead of by least load: nothing was answered, 0 requests/s; {at_once}",
+        "3 more levels of the day, 12.5 to 80 users an instance",
+        "the engine model gives a mean TTFT of 120 ms where 5 s was measured, at 40 users on one "
+        "instance: it does not stand for this server, so the measured cell is what counts",
+    )
+    broken = ("ttft.mean 5.2 s breaks ttft.mean<3s", "6.0% of the requests fail with nodes gone")
+    verdicts: tuple[Literal["pass", "fail", "unknown"], ...] = ("pass", "fail", "unknown")
+    checks = tuple(
+        Check(
+            choice="llama-13b on a100, TP2", verdict=said, simulated=what, told=told,
+            broken=broken if said == "fail" else (), requests=1234,
+        )
+        for said, what in zip(verdicts, simulated, strict=True)
+    )  # fmt: skip
+    hold({"plan": msgspec.structs.replace(made, checks=checks)}, monkeypatch, drawn=False)
 
 
 def test_the_verdict_reads_as_a_sentence() -> None:
