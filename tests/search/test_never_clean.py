@@ -112,6 +112,43 @@ def test_a_server_that_drifts_is_no_base_for_an_answer() -> None:
         find(lambda asked: service(asked, drift=4.0), ASKED, start=14)
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.35])
+def test_a_server_that_changes_between_levels_gives_no_clean_answer(slower: float) -> None:
+    """Each level is steady; those of one load disagree, early and late."""
+    tried = 0
+
+    def probe(asked: Scenario) -> Run:
+        nonlocal tried
+        tried += 1
+        scale = slower if tried > 4 else 1.0
+        return service(
+            asked,
+            change=lambda r: msgspec.structs.replace(
+                r, first_token_s=r.planned_s + scale * (r.chunk_s[0] - r.planned_s)
+            ),
+        )
+
+    found = find(probe, ASKED, start=40, precision=0.05)
+    if slower == 1.0:
+        assert found.unsure is None
+    else:
+        assert found.unsure is not None
+        assert "the server changed" in found.unsure
+        assert "worse in late levels" in found.unsure
+
+
+def test_after_a_load_that_cannot_be_measured_none_is_tried_twice() -> None:
+    change, source, _ = CASES["client"]
+
+    def probe(asked: Scenario) -> Run:
+        few = asked.users is not None and asked.users < 30
+        return service(asked) if few else service(asked, change=change, source=source)
+
+    levels = find(probe, ASKED).levels
+    invalid = [x.users for x in levels if not x.valid]
+    assert len(invalid) == len(set(invalid)) + 1
+
+
 def test_a_spent_budget_says_what_is_known_and_what_certainty_costs() -> None:
     found = find(service, ASKED, budget_s=190.0, precision=0.01)  # a level takes 60 s
     assert "budget of 190 s" in found.stop_reason

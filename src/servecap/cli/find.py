@@ -60,7 +60,7 @@ _START = 8  # users, where nothing is known of the server
 )
 @click.option(
     "--budget",
-    metavar="TIME",
+    type=options.Span(),
     help="Measure at most so long (600, 90s, 10m, 1h), then say what is known.",
 )
 @options.workload_options
@@ -118,7 +118,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
             max_users=given["max_users"],
             precision=share(given["precision"]),
             confidence=share(given["confidence"], "--confidence"),
-            budget_s=None if given["budget"] is None else duration(given["budget"]),
+            budget_s=given["budget"],
             quiet=given["quiet"],
             keep_partial=True,
         )
@@ -173,14 +173,7 @@ def search_with(
 
     count = 0
     tried = progress.Tried()
-    most = bench.users_most
-    if most is not None and start <= most < max_users:
-        max_users = most
-        progress.say(
-            f"note: at most {most} users, for the server is not on this machine: see "
-            "--allow-high-load",
-            quiet=quiet,
-        )
+    max_users = _at_most(bench, start, max_users, quiet=quiet)
 
     def probe(level: Scenario) -> Run:
         nonlocal count
@@ -212,6 +205,18 @@ def search_with(
     best = result.at_capacity
     runs = [(read_run(Path(best.run_path)), best.summary)] if best and best.run_path else []
     return result, runs
+
+
+def _at_most(bench: Bench, start: int, max_users: int, *, quiet: bool) -> int:
+    """The largest level that may be tried, and a note where that is less than was asked for."""
+    most = bench.users_most
+    if most is None or not start <= most < max_users:
+        return max_users
+    progress.say(
+        f"note: at most {most} users, for the server is not on this machine: see --allow-high-load",
+        quiet=quiet,
+    )
+    return most
 
 
 def level_line(level: Level) -> str:
@@ -247,19 +252,3 @@ def share(text: str, option: str = "--precision") -> float:
     except ValueError:
         raise UsageError(f"{option} {text!r} is no share: write 5% or 0.05") from None
     return value / 100 if text.endswith("%") else value
-
-
-def duration(text: str) -> float:
-    """Seconds of a time written as 600, 90s, 10m or 1h.
-
-    Raises:
-        UsageError: it is not written so, or not more than 0.
-    """
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
-    try:
-        seconds = float(text if factor is None else text[:-1]) * (factor or 1.0)
-    except ValueError:
-        raise UsageError(f"--budget {text!r} is no time: write 90s, 10m or 1h") from None
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--budget {text!r} must be more than 0 s")
-    return seconds

@@ -9,7 +9,8 @@ levels scatter beyond what their own errors say, is not chosen but averaged over
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,14 +32,18 @@ class Points(msgspec.Struct, frozen=True, kw_only=True):
     x: Floats  # log(load)
     value: Floats
     error: Floats
+    order: Floats  # in which they were measured
 
 
-def points(loads: Sequence[float], margins: Sequence[Margin]) -> Points:
-    """The points of one limit, one per level."""
+def points(
+    loads: Sequence[float], margins: Sequence[Margin], order: Sequence[float] | None = None
+) -> Points:
+    """The points of one limit, one per level, measured in that order (as they stand if None)."""
     return Points(
         x=np.log(np.asarray(loads, dtype=np.float64)),
         value=np.array([m.value for m in margins]),
         error=np.array([m.error for m in margins]),
+        order=np.asarray(range(len(loads)) if order is None else order, dtype=np.float64),
     )
 
 
@@ -52,25 +57,14 @@ def paths(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floa
     """
     start = min(float(x[0]), float(told.x.min()))
     at, to = told.x - start, x - start
-    prior_at = SLOPE_MEAN * at
-    off = told.value - prior_at
-    log_weight, solved = [], []
-    line = _line(at, at)
-    bent = _bent(at, at)
-    for bend in BENDS:
-        for scatter, share in zip(SCATTERS, SCATTER_WEIGHTS, strict=True):
-            noise = np.diag(told.error**2 + scatter**2)
-            root = np.linalg.cholesky(line + bend * bent + noise)
-            white = np.linalg.solve(root, off)
-            misfit = float(np.log(np.diag(root)).sum() + white @ white / 2)
-            log_weight.append(math.log(share) - misfit)
-            solved.append((bend, scatter, root))
+    explained = list(_explained(told, at))
+    log_weight = [found.log_weight for found in explained]
     weight = np.exp(np.array(log_weight) - max(log_weight))
     weight[weight < _LEAST * weight.max()] = 0.0
     shares = rng.multinomial(count, weight / weight.sum())
     lines, wiener, cross_line, cross_bent = _prior(at, to, count, rng)
     drawn, first = [], 0
-    for (bend, scatter, root), n in zip(solved, shares, strict=True):
+    for (_, root, bend, scatter), n in zip(explained, shares, strict=True):
         if n == 0:
             continue
         part = slice(first, first + n)
@@ -81,6 +75,36 @@ def paths(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floa
         weights = np.linalg.solve(root.T, np.linalg.solve(root, missed.T))
         drawn.append(free[:, len(at) :] + ((cross_line + bend * cross_bent) @ weights).T)
     return np.concatenate(drawn)
+
+
+class Explained(NamedTuple):
+    """How well the points are explained by curves so bent and levels that scatter so much."""
+
+    log_weight: float
+    root: Floats  # of the points' covariance
+    bend: float
+    scatter: float
+
+
+def explained(told: Points) -> Iterator[Explained]:
+    """Every combination of bend and scatter, with what the points say of it."""
+    yield from _explained(told, told.x - float(told.x.min()))
+
+
+def off(told: Points) -> Floats:
+    """The points' values less what is expected of them before anything is told."""
+    return told.value - SLOPE_MEAN * (told.x - float(told.x.min()))
+
+
+def _explained(told: Points, at: Floats) -> Iterator[Explained]:
+    line, bent, missed = _line(at, at), _bent(at, at), told.value - SLOPE_MEAN * at
+    for bend in BENDS:
+        for scatter, share in zip(SCATTERS, SCATTER_WEIGHTS, strict=True):
+            noise = np.diag(told.error**2 + scatter**2)
+            root = np.linalg.cholesky(line + bend * bent + noise)
+            white = np.linalg.solve(root, missed)
+            misfit = float(np.log(np.diag(root)).sum() + white @ white / 2)
+            yield Explained(math.log(share) - misfit, root, bend, scatter)
 
 
 def _prior(

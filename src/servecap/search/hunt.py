@@ -96,9 +96,16 @@ class Hunt:
         return self._budget_s - sum(x.spent_s for x in self.levels)
 
     def _twice(self, asked: Ask) -> Attempt | None:
-        """The level measured, and once more if it was not valid; None if the user ended it."""
+        """The level measured, and once more if it was not valid; None if the user ended it.
+
+        Once a load could not be measured twice, no other one is given a second chance: what made
+        it so will not go away. Nor is one for which the budget leaves less time than it took.
+        """
         level = self._try(asked, asked.why)
-        if level is None or level.valid:
+        if level is None or level.valid or self._barred:
+            return level
+        left_s = self._left_s()
+        if left_s is not None and left_s < max(LEAST_S, level.spent_s):
             return level
         return self._try(asked, "again, the first was invalid")
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from servecap import stats
 from servecap.search import curve
+from servecap.search.change import Change, change
 from servecap.search.evidence import Margin, proven
 from servecap.search.pooled import pooled
 
@@ -147,6 +148,12 @@ class Known:
         near = [t.requests for t in self.told if estimate.low * 0.9 <= t.load <= high * 1.1]
         return sum(near)
 
+    def change(self, limit: str) -> Change | None:
+        """How that limit's margin moved during the search; None where that cannot be told."""
+        low, high, _, _ = self._bracket()
+        told = self._points(limit, low, high)
+        return None if told is None else change(told)
+
     def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
         """Likely loads at which the first limit breaks, and which limit that is."""
         if self._edges is None:
@@ -204,16 +211,22 @@ class Known:
     def _points(self, name: str, low: float, high: float) -> curve.Points | None:
         """The limit's points in the bracket and a few around it; None if it was never near."""
         seen = sorted(
-            ((t.load, m) for t in self.told for m in t.margins if m.limit == name),
-            key=lambda pair: pair[0],
+            (
+                (t.load, m, order)
+                for order, t in enumerate(self.told)
+                for m in t.margins
+                if m.limit == name
+            ),
+            key=lambda found: found[0],
         )
-        if all(m.broken == 0 for _, m in seen):
+        if all(m.broken == 0 for _, m, _ in seen):
             return None
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
         above = [p for p in seen if p[0] > high][:_NEIGHBOURS]
         used = [*below, *(p for p in seen if low <= p[0] <= high), *above]
-        loads = [load for load, _ in used]
-        return curve.points(loads, pooled(loads, [m for _, m in used]))
+        loads = [load for load, _, _ in used]
+        together = pooled(loads, [m for _, m, _ in used])
+        return curve.points(loads, together, [order for _, _, order in used])
 
 
 def _within(edges: stats.Floats, low: float, high: float, rng: np.random.Generator) -> stats.Floats:

@@ -248,6 +248,20 @@ class Search:
         # Where a limit seems broken already, a far larger load would cost much and tell little.
         return min(found, self._most, _BEYOND * max(t.load for t in self._told))
 
+    def _moved(self) -> str | None:
+        """That the server changed between levels of about the same load, where it surely did."""
+        for limit in dict.fromkeys(m.limit for t in self._told for m in t.margins):
+            found = self._known.change(limit)
+            if found is not None and found.sure:
+                way = "worse" if found.gained > 0 else "better"
+                return (
+                    f"UNSURE: the server changed during the search: at the same load {limit} came "
+                    f"out {way} in late levels than in early ones ({abs(found.gained):.2g} on the "
+                    f"scale of the margins, {abs(found.gained) / found.error:.1f} standard errors)"
+                    "; wait until it is warm and nobody else uses it, and search again"
+                )
+        return None
+
     def unsure(self) -> str | None:
         """Why the interval is wider than asked for, and what would narrow it; None if it is not."""
         estimate = self.estimate()
@@ -255,6 +269,8 @@ class Search:
             return "no level was measured"
         if estimate.high is None:
             return "no upper end was found"
+        if (moved := self._moved()) is not None:
+            return moved
         if self._narrow(estimate):
             return None
         if estimate.high - estimate.low > _VAGUE * estimate.best:
