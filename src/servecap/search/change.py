@@ -83,5 +83,4 @@ def _trend(told: curve.Points) -> Change | None:
 
 
 def _white(root: Floats, values: Floats) -> Floats:
-    found: Floats = np.linalg.solve(root, values)
-    return found
+    return np.asarray(np.linalg.solve(root, values), dtype=np.float64)
