@@ -62,14 +62,20 @@ def probed(truth: Profile, rng: np.random.Generator) -> list[Measured]:
     return rows
 
 
-def held(seeds: range) -> tuple[list[bool], list[float]]:
-    """Of each figure of each server: is the truth inside, and how wide is the interval (log)?"""
-    inside, widths = [], []
+def held(seeds: range) -> tuple[list[bool], list[float], list[float]]:
+    """Of each figure of each server: is the truth inside, and how wide is the interval (log)?
+    Of each parameter that the probes told: how many of its standard deviations is it off?"""
+    inside, widths, off = [], [], []
     for seed in seeds:
         rng = np.random.default_rng(seed)
         truth = truth_of(rng)
         fit = calibrate.fit(probed(truth, rng), profile.prior("vllm"), name="it")
         known = uncertainty.with_spreads(fit)
+        off += [
+            math.log(p.value / truth.parameters[name].value) / p.spread
+            for name, p in known.parameters.items()
+            if p.identified
+        ]
         told = answer(CHAT, known, SLO, seeds=2)
         tuning = truth.tuning(PLACE.gpu)
         real = CHAT.figures(tuning, told.users or 1, seeds=2)
@@ -84,16 +90,20 @@ def held(seeds: range) -> tuple[list[bool], list[float]]:
             assert told.kind == "measured"
             inside.append(found.low <= true <= found.high)
             widths.append(math.log(found.high / found.low))
-    return inside, widths
+    return inside, widths, off
 
 
 def test_intervals_of_a_probed_server_hold_its_truth_and_are_narrow() -> None:
-    inside, widths = held(range(5))
+    """And the parameters that the probes have told lie within their intervals."""
+    inside, widths, off = held(range(5))
     assert fmean(inside) >= 0.6
+    assert len(off) >= 10  # at least two parameters of each server are told
+    assert fmean(abs(z) <= 1.2816 for z in off) >= 0.6  # 80% intervals
+    assert max(map(abs, off)) < 4
     assert float(np.median(widths)) < 0.5  # of data sheets alone: 0.8 to 2.6
 
 
 @pytest.mark.slow
 def test_eighty_of_a_hundred_intervals_hold_the_truth() -> None:
-    inside, _ = held(range(100, 140))
+    inside, _, _ = held(range(100, 140))
     assert 0.72 <= fmean(inside) <= 0.93

@@ -159,7 +159,7 @@ class _State:
         self.tokens_per_word = 1.0
         self.limit: int | None = None
         self.doubted = 0
-        self._before: tuple[int, float] | None = None  # users, and the share that decoded
+        self._before: tuple[int, float, float] | None = None  # users, share that decoded, TTFT
 
     def skip(self, level: Level, why: str) -> None:
         self.skipped.append((level.name, why))
@@ -174,16 +174,23 @@ class _State:
             self._look_for_limit(level.users, summary)
 
     def _look_for_limit(self, users: int, summary: Summary) -> None:
-        """Little's law: how many decode at once; where no more do than before, the rest wait."""
+        """Little's law: how many decode at once; where no more do than before, the rest wait.
+
+        Then all places are taken all the time, each for an answer's decoding and its prompt's
+        computing; the latter took as long as first tokens did before anybody waited.
+        """
         ttft, e2e = summary.client.get("ttft"), summary.client.get("e2e")
         if ttft is None or e2e is None:
             return
-        decoding = summary.qps * (e2e.mean - ttft.mean)
-        share = decoding / users
-        if self._before is not None and share < _LIMITED * self._before[1]:
-            self.limit = max(self._before[0], round(decoding / self._before[1]))
-            self.rows.pop()  # by a server without that limit, which is what it was taken for
-        self._before = users, share
+        decoding_s = e2e.mean - ttft.mean
+        share = summary.qps * decoding_s / users
+        if self._before is not None:
+            fewer, shared, prompt_s = self._before
+            if share < _LIMITED * shared:
+                places = round(summary.qps * (decoding_s + prompt_s))
+                self.limit = min(max(fewer, places), users)
+                self.rows.pop()  # by a server without that limit, which is what it was taken for
+        self._before = users, share, ttft.mean
 
 
 def _scenario(level: Level, most_s: float, tokens_per_word: float, seed: int) -> Scenario:
