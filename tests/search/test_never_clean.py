@@ -5,16 +5,22 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from servecap import rand, slo
+from servecap.cli import cli
+from servecap.cli.find import SEARCH
+from servecap.cli.report import read
 from servecap.errors import InvalidRun, UsageError
 from servecap.record import Outcome, Record, Times, TokenSource
 from servecap.run import Header, Run, Source, Status
 from servecap.scenario import ClosedLoop, Scenario, Target
-from servecap.search import cycle_s, find
+from servecap.search import SearchResult, cycle_s, find
+from servecap.store import write_json
 
 END_S = 60.0
 CAPACITY = 60
@@ -156,6 +162,26 @@ def test_a_spent_budget_says_what_is_known_and_what_certainty_costs() -> None:
     assert found.unsure is not None
     with pytest.raises(UsageError, match="--budget"):
         find(service, ASKED, budget_s=0.0)
+
+
+def test_a_search_that_is_killed_is_told_as_far_as_it_came(tmp_path: Path) -> None:
+    known: list[SearchResult] = []
+    found = find(service, ASKED, precision=0.05, on_known=known.append)
+    assert [len(x.levels) for x in known] == list(range(1, len(found.levels) + 1))
+    assert all(x.interrupted for x in known)
+    assert not found.interrupted
+    assert known[-1].capacity == found.capacity
+    write_json(tmp_path / SEARCH, known[2])
+    done = CliRunner().invoke(cli, ["report", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "cut off after 3 levels" in " ".join(done.output.split())
+    assert "cut off after 3 levels" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_search_without_a_whole_level_has_its_first_run_named(tmp_path: Path) -> None:
+    (tmp_path / "01-users-8").mkdir()
+    with pytest.raises(UsageError, match="01-users-8"):
+        read([str(tmp_path)])
 
 
 def test_levels_ramp_in_over_the_cycle_that_the_ones_before_let_expect() -> None:

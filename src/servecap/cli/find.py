@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,12 +200,24 @@ def search_with(
             confidence=confidence,
             budget_s=budget_s,
             on_level=on_level,
+            on_known=_keeping(out) if keep_partial else lambda _: None,
         )
     if result.interrupted and not (result.levels and keep_partial):
         raise KeyboardInterrupt
     best = result.at_capacity
     runs = [(read_run(Path(best.run_path)), best.summary)] if best and best.run_path else []
     return result, runs
+
+
+def _keeping(out: Path) -> Callable[[SearchResult], None]:
+    """Stores what is known after each level, so that a search that is killed can be reported."""
+    from servecap.store import write_json
+
+    def keep(so_far: SearchResult) -> None:
+        with output.writing(out):
+            write_json(out / SEARCH, so_far)
+
+    return keep
 
 
 def _at_most(bench: Bench, start: int, max_users: int, *, quiet: bool) -> int:

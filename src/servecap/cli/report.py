@@ -130,6 +130,11 @@ def read(paths: Sequence[str]) -> Stored:
             runs.append((run, summarize(run)))
         elif (plan := _plan(path)) is not None:
             plans.append(plan)
+        elif begun := sorted(path.glob("01-users-*")):
+            raise UsageError(
+                f"{name!r} holds a search that found no capacity: give the folder of its first "
+                f"level, {str(begun[0])!r}"
+            )
         elif path.is_file() or path.is_dir():
             cells += files.read(path).cells
         else:

@@ -75,6 +75,7 @@ def find(
     confidence: float = CONFIDENCE,
     budget_s: float | None = None,
     on_level: Callable[[Level], None] = lambda _: None,
+    on_known: Callable[[SearchResult], None] = lambda _: None,
 ) -> SearchResult:
     """The capacity of whatever *probe* measures, under the scenario's SLO.
 
@@ -86,6 +87,7 @@ def find(
         precision: width of the interval, as a share of the capacity, that is narrow enough.
         confidence: chance that the interval holds the capacity.
         budget_s: seconds of measuring after which the search says what it knows.
+        on_known: is told after each level what is known, as if the search had been cut off there.
     Raises:
         InvalidRun: no level could be believed, so nothing can be said.
         UsageError: start, max_users, precision or confidence make no sense.
@@ -110,15 +112,20 @@ def find(
         on_level=lambda attempt: on_level(_level(attempt)),
     )
     hunt = Hunt(probe, scenario, search, unit, budget_s)
-    hunt.run()
+    hunt.run(lambda: on_known(_known(hunt, search, cut_off=True)))
+    return _known(hunt, search)
+
+
+def _known(hunt: Hunt, search: Search, *, cut_off: bool = False) -> SearchResult:
+    """What the levels so far tell."""
     levels = tuple(map(_level, hunt.levels))
     estimate = search.estimate()
     return SearchResult(
         capacity=_capacity(estimate, levels),
         levels=levels,
-        scenario=scenario,
-        stop_reason=hunt.stop_reason,
-        interrupted=hunt.interrupted,
+        scenario=hunt.scenario,
+        stop_reason=f"it was cut off after {len(levels)} levels" if cut_off else hunt.stop_reason,
+        interrupted=cut_off or hunt.interrupted,
         estimate=estimate,
         unsure=search.unsure(),
     )

@@ -52,7 +52,7 @@ class Hunt:
         self, probe: Probe, scenario: Scenario, search: Search, unit: Unit, budget_s: float | None
     ) -> None:
         self._probe = probe
-        self._scenario = scenario
+        self.scenario = scenario
         self._search = search
         self._unit = unit
         self._budget_s = budget_s
@@ -61,8 +61,10 @@ class Hunt:
         self._barred = ""
         self.interrupted = False
 
-    def run(self) -> None:
+    def run(self, on_known: Callable[[], None] = lambda: None) -> None:
         """
+        Args:
+            on_known: is called when the search has learned from a level.
         Raises:
             InvalidRun: no level could be believed, so nothing can be said.
         """
@@ -77,6 +79,7 @@ class Hunt:
                 self.stop_reason = f"ended by Ctrl-C while {self._unit.said(asked.load)} were tried"
                 return
             self._learn(level)
+            on_known()
         self.stop_reason = self._search.stop_reason
         if self._barred:
             self.stop_reason = f"{self.stop_reason}; {self._barred}"
@@ -138,7 +141,7 @@ class Hunt:
         return level
 
     def _asked(self, asked: Ask) -> Scenario:
-        scenario, left_s = self._scenario, self._left_s()
+        scenario, left_s = self.scenario, self._left_s()
         longest_s = scenario.stop.max_duration_s
         return msgspec.structs.replace(
             scenario,
