@@ -151,6 +151,6 @@ def test_server_that_recovers_is_used_again() -> None:
     """After any fault the next request over the same client is well."""
     names = [name for name, fault in FAULTS.items() if fault.within_s is None]
     with serving(replying(lambda n: None if n % 2 else names[n // 2])) as server:
-        records = ask(server.url, 2 * len(names), timeouts=LIMITS)
+        records = ask(server.url, 2 * len(names), timeouts=PATIENT)
     assert [r.outcome for r in records[::2]] == [FAULTS[name].outcome for name in names]
     assert all(record.ok for record in records[1::2]), [r.error for r in records[1::2]]

@@ -12,13 +12,13 @@ class LineDecoder:
     __slots__ = ("_tail",)
 
     def __init__(self) -> None:
-        self._tail = b""  # an unfinished line
+        self._tail = bytearray()  # an unfinished line, which may be of megabytes in many reads
 
     def feed(self, data: bytes) -> list[bytes]:
         """Every line that *data* completes."""
         if b"\n" not in data:
             self._tail += data
             return []
-        lines = (self._tail + data).split(b"\n")
-        self._tail = lines.pop()
+        lines = (bytes(self._tail) + data).split(b"\n")
+        self._tail = bytearray(lines.pop())
         return [line for line in map(bytes.strip, lines) if line]

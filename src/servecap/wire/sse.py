@@ -19,7 +19,7 @@ class SseDecoder:
     __slots__ = ("_after_cr", "_clean", "_data", "_started", "_tail")
 
     def __init__(self) -> None:
-        self._tail = b""  # an unfinished line
+        self._tail = bytearray()  # an unfinished line, which may be of megabytes in many reads
         self._data: list[bytes] = []
         self._started = False
         self._after_cr = False
@@ -39,10 +39,10 @@ class SseDecoder:
 
     def _feed(self, data: bytes) -> list[bytes]:
         if not self._started:
-            data = self._tail + data
-            self._tail = b""
+            data = bytes(self._tail) + data
+            self._tail.clear()
             if len(data) < 3 and _BOM.startswith(data):
-                self._tail = data
+                self._tail += data
                 return []
             self._started = True
             if data.startswith(_BOM):
@@ -57,8 +57,11 @@ class SseDecoder:
         if b"\n" not in data:
             self._tail += data
             return []
-        lines = (self._tail + data).split(b"\n")
-        self._tail = lines.pop()
+        if self._tail:
+            data = bytes(self._tail) + data
+            self._tail.clear()
+        lines = data.split(b"\n")
+        self._tail += lines.pop()
         return self._events(lines)
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
