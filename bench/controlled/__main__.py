@@ -27,6 +27,7 @@ from llama import SIZES, VOCABULARY, build_model, running_llama  # noqa: E402
 
 SLOTS, CONTEXT_TOKENS = 8, 2048
 WORDS, ANSWER_TOKENS = 8, 32
+WIDTH = 0.15  # half of a search's interval, of its middle: what is wider is no measurement
 LIMITS = ("tpot.mean<25ms", "ttft.mean<400ms")
 # Of one core at 2.6 GHz with AVX-512: 16 multiply-adds of 32 bits a cycle. The rest is a guess.
 DATA_SHEET = """\
@@ -52,10 +53,14 @@ def main() -> int:
         model = build_model(folder / "slow.gguf", "slow")
         (folder / "config.json").write_text(json.dumps(config()))
         (folder / "cpu.yaml").write_text(DATA_SHEET)
-        errors = [e for n in range(given.repeats) for e in repeat(folder, model, n)]
+        told = [e for n in range(given.repeats) for e in repeat(folder, model, n)]
+    errors = [e for e in told if e is not None]
+    if not errors:
+        print("no search could tell a capacity: the machine is too busy")
+        return 1
     off = [abs(e) for e in errors]
-    print(f"max users, {len(off)} comparisons: median error {statistics.median(off):.1%}, "
-          f"worst {max(off):.1%}, bias {statistics.median(errors):+.1%}")  # fmt: skip
+    print(f"max users, {len(off)} of {len(told)} comparisons: "
+          f"median error {statistics.median(off):.1%}, worst {max(off):.1%}, bias {statistics.median(errors):+.1%}")  # fmt: skip
     print(f"load average of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return 0
 
@@ -86,7 +91,7 @@ def first() -> str:
     return "server and client before all other processes (SCHED_RR)"
 
 
-def repeat(folder: Path, model: Path, number: int) -> list[float]:
+def repeat(folder: Path, model: Path, number: int) -> list[float | None]:
     """Predicted / measured - 1 of each limit; each is printed."""
     profile, runs = folder / f"profile-{number}.json", folder / f"probes-{number}"
     found = []
@@ -123,8 +128,13 @@ def repeat(folder: Path, model: Path, number: int) -> list[float]:
     return found
 
 
-def compared(folder: Path, profile: Path, limit: str, seen: dict[str, Any], number: int) -> float:
-    """Prints the prediction beside what was measured; their ratio - 1."""
+def compared(
+    folder: Path, profile: Path, limit: str, seen: dict[str, Any], number: int
+) -> float | None:
+    """Prints the prediction beside what was measured; their ratio - 1.
+
+    None: the search's interval is too wide to compare anything with.
+    """
     prompt = seen["levels"][0]["summary"]["client"]["prompt_tokens"]["mean"]
     told = servecap("predict", "--profile", str(profile), "--model", str(folder / "config.json"),
                     "--gpu", str(folder / "cpu.yaml"), "--scenario",
@@ -132,10 +142,12 @@ def compared(folder: Path, profile: Path, limit: str, seen: dict[str, Any], numb
     users = json.loads(told)["cells"][0]["max_users"]
     capacity = seen["capacity"]
     middle = (capacity["users"] + (capacity["users_high"] or capacity["users"])) / 2
-    error = float(users["value"] / middle - 1)
+    decided = bool(middle) and middle - capacity["users"] <= WIDTH * middle
+    error = float(users["value"] / middle - 1) if decided else None
     print(f"repeat {number}, {limit}: predicted {users['value']:.0f} ({users['low']:.0f} to "
           f"{users['high']:.0f}), measured {capacity['users']} to {capacity['users_high']}: "
-          f"{error:+.1%}", flush=True)  # fmt: skip
+          f"{'the search could not tell' if error is None else f'{error:+.1%}'}",
+          flush=True)  # fmt: skip
     return error
 
 

@@ -197,7 +197,10 @@ def _running(told: int | None, found: Probed) -> int | None:
     if seen is None:
         return told
     if told is None:
-        progress.say(f"more than {seen} users wait for each other: taken as --max-running {seen}")
+        progress.say(
+            f"more than about {seen} users wait for each other: taken as --max-running {seen}; "
+            "give it where you know it"
+        )
         return seen
     if told > seen:
         progress.say(
