@@ -59,8 +59,9 @@ def main() -> int:
         print("no search could tell a capacity: the machine is too busy")
         return 1
     off = [abs(e) for e in errors]
-    print(f"max users, {len(off)} of {len(told)} comparisons: "
-          f"median error {statistics.median(off):.1%}, worst {max(off):.1%}, bias {statistics.median(errors):+.1%}")  # fmt: skip
+    spread = f"median error {statistics.median(off):.1%}, worst {max(off):.1%}"
+    bias = statistics.median(errors)
+    print(f"max users, {len(off)} of {len(told)} comparisons: {spread}, bias {bias:+.1%}")
     print(f"load average of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return 0
 
