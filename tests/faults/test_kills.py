@@ -164,7 +164,7 @@ def test_killed_runs(tmp_path: Path) -> None:
 def test_run_killed_at_a_hundred_moments(tmp_path: Path) -> None:
     kept, in_load = kill_many(tmp_path, run_words, range(100, 200))
     assert kept > 100
-    assert in_load > 50
+    assert in_load >= 50, "those counted from the first answer"
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_matrix_killed_again_and_again_comes_to_its_end(tmp_path: Path) -> None:
         )
         kept = 0
         for attempt in range(30):
-            most_s = 4.0 * 1.1**attempt  # a busy machine may take longer for a cell
+            most_s = 4.0 * 1.2**attempt  # a busy machine may take longer for a cell
             killed_after(forked(["matrix", str(spec), "--quiet"]), rng.uniform(0.3, most_s))
             entries = read_journal(tmp_path / "m" / "cells.jsonl")
             filled = len({e.place for e in entries if e.cell is not None})
