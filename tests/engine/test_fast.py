@@ -44,6 +44,7 @@ COST = StepCoefficients(
     1.1e-5,
     0.0017,
     elementwise_token_s=0.7e-5,
+    elementwise_s=0.00113,
 )
 
 # The same with layers that see 90 tokens back, and experts of which few tokens touch but a few.
@@ -55,6 +56,7 @@ SPARSE = StepCoefficients(
     experts_read_s=0.0171,
     unused_log=math.log1p(-1 / 8),
     elementwise_token_s=0.7e-5,
+    elementwise_s=0.00113,
 )
 
 policies = st.one_of(

@@ -38,8 +38,10 @@ class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Bytes that the peak bandwidth would move in that time: `hidden` for each element of the hidden
     state (norms, residuals; every GPU does all of it), `feed_forward` and `heads` for each of the
     gated width and of queries and keys (activation; rotation), which tensor parallelism divides.
+    `layer_s`: what the kernels of a layer take however few the tokens.
     """
 
+    layer_s: float
     hidden: float
     feed_forward: float
     heads: float
@@ -47,12 +49,14 @@ class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 # Kernels of 2023, each on its own: norms reach a third of the bandwidth. Source: Vidur's (MIT)
 # profiles of vLLM's kernels, 4096 tokens: llama2-70b on an A100-80GB 37, 11.7 and 9.3; llama2-7b on
-# an A40 29, 7.6 and 5.2. On 8 GPUs of an A100 machine that is a fifth of the matrices' time.
-SEPARATE_PASSES = Passes(hidden=33.0, feed_forward=10.0, heads=7.0)
+# an A40 29, 7.6 and 5.2. On 8 GPUs of an A100 machine that is a fifth of the matrices' time. One
+# token: two norms of 7.8 microseconds, two additions of 2, rotation 3, activation 4.
+SEPARATE_PASSES = Passes(layer_s=27e-6, hidden=33.0, feed_forward=10.0, heads=7.0)
 
 # Residual and norm in one kernel (4 passes of 2 bytes, twice), gate and activation in one (3), the
-# rotation (2): counted, at 85% of the bandwidth, as large copies reach.
-FUSED_PASSES = Passes(hidden=19.0, feed_forward=7.0, heads=4.7)
+# rotation (2): counted, at 85% of the bandwidth, as large copies reach. One token: as above, but
+# without the additions.
+FUSED_PASSES = Passes(layer_s=22e-6, hidden=19.0, feed_forward=7.0, heads=4.7)
 
 
 class StepWork(msgspec.Struct, frozen=True):
@@ -193,6 +197,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     experts_read_s: float = 0.0
     unused_log: float = 0.0  # log of the chance that a token does not use a given expert
     elementwise_token_s: float = 0.0
+    elementwise_s: float = 0.0  # of a step, however few its tokens
     shape: tuple[float, ...] = ()
 
     def step_s(self, work: StepWork) -> float:
@@ -243,7 +248,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
             else 0.0,
             attention_s=self.attention_s(work),
             allreduce_s=self.allreduce_latency_s + work.tokens * self.allreduce_token_s,
-            elementwise_s=work.tokens * self.elementwise_token_s,
+            elementwise_s=self.elementwise_s + work.tokens * self.elementwise_token_s,
         )
 
 
@@ -296,6 +301,7 @@ def roofline(
         unused_log=_unused_log(experts.used, experts.count) if experts else 0.0,
         elementwise_token_s=_elementwise_bytes(model, tp, efficiency.passes)
         / gpu.bandwidth_bytes_per_s,
+        elementwise_s=model.layers * efficiency.passes.layer_s,
         shape=efficiency.shape,
     )
 

@@ -52,7 +52,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         B200 is fitted to Vidur's (MIT) and AIConfigurator's (Apache-2.0) measured profiles, T4's
         to a measured 24 TFLOPS; the form factors of one chip share it; others have the default.
         `read_share` of Ada's cards: one stream of llama-3-8b (15.0 GB a token) by vLLM 0.7.3 takes
-        17.6 ms on an RTX 4090 D and 19.2 ms on an RTX 6000 Ada (AccelMark), less 1.2 ms of host.
+        17.6 ms on an RTX 4090 D and 19.2 ms on an RTX 6000 Ada (AccelMark); less 0.85 ms for the
+        host and the small kernels that is 0.89 and 0.85.
     """
 
     name: str

@@ -76,7 +76,7 @@ def step_s(e: Engines, decodes: int, cached: int) -> float:
     gpu = _linear_s(c, tokens)
     if sampled > 0:
         gpu += math.sqrt(c[5] * c[5] + (sampled * c[6]) ** 2)
-    gpu += (context + sums[2]) * c[7] + sums[1] * c[8] + c[9] + tokens * (c[10] + c[17])
+    gpu += (context + sums[2]) * c[7] + sums[1] * c[8] + c[9] + c[18] + tokens * (c[10] + c[17])
     if c[12] > 0:
         gpu += (min(context, c[12] * decodes) + min(sums[2], c[12] * sums[4])) * c[13]
         gpu += min(sums[1], c[12] * sums[0]) * c[14]
@@ -105,7 +105,7 @@ def run_s(e: Engines, k: int, steps: int) -> float:
     host = c[0] + c[1] * decodes
     gpu = _linear_s(c, decodes)
     gpu += math.sqrt(c[5] * c[5] + (decodes * c[6]) ** 2)
-    gpu += context * c[7] + c[9] + decodes * (c[10] + c[17])
+    gpu += context * c[7] + c[9] + c[18] + decodes * (c[10] + c[17])
     more = decodes * c[7]  # that each step takes longer than the one before
     if c[12] == 0:
         return float(steps * host + _growing_s(c[2], gpu, more, steps))
