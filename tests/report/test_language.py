@@ -301,6 +301,8 @@ def test_names_are_not_translated() -> None:
         ("64 users (think 1 to 3 s)", "64 个用户（思考 1 至 3 s）"),
         ("{n} users", "{n} users"),  # a foreign text with braces is no hole
         ("What no one wrote.", "What no one wrote."),
+        ("The search ended because it was cut off after 3 levels.",
+         "搜索结束，因为它在 3 级负载之后被中断。"),
         ("One dot for each request. 3 slower requests above the chart.",
          "每点一个请求。另有 3 个更慢的请求在图外。"),
         ("", ""),
