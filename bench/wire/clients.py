@@ -32,6 +32,7 @@ class Tally:
         self.streams, self.tokens, self.seconds = streams, tokens, seconds
         self.sent = [0.0] * streams
         self.chunks: list[list[float]] = [[] for _ in range(streams)]
+        self.zero_s = 0.0  # of the chunk times, on the monotonic clock
         self.requests = 0
         self.kib = 0
         self.first_kib = rss_kib()
@@ -52,7 +53,7 @@ class Tally:
                 for stream, chunks in enumerate(self.chunks):
                     file.write(ENTRY.pack(stream, 0, int(self.sent[stream] * 1e9)))
                     for at_s in chunks:
-                        file.write(ENTRY.pack(stream, 1, int(at_s * 1e9)))
+                        file.write(ENTRY.pack(stream, 1, int((self.zero_s + at_s) * 1e9)))
         found = {
             "events": events,
             "requests": self.requests,
@@ -138,10 +139,7 @@ async def product(port: int, tally: Tally) -> None:
     while not ended.done():
         await asyncio.wait([ended], timeout=0.2)
         client.sweep()
-    if not tally.seconds:
-        for chunks in tally.chunks:
-            for number, at_s in enumerate(chunks):
-                chunks[number] = at_s + clock.start_s
+    tally.zero_s = clock.start_s
 
 
 async def with_aiohttp(port: int, tally: Tally) -> None:

@@ -84,6 +84,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     part: int | None = None  # of a mix of workloads, counted from 0
     turns_left: int = 0  # so many of the requests that follow are later turns of its session
 
+    @property
+    def text(self) -> str:
+        """All that its messages say, for dialects that know no messages."""
+        return "\n".join(message.content for message in self.messages)
+
 
 class Arrival(msgspec.Struct, frozen=True):
     """A request that is due: *user* sends it at *planned_s*.

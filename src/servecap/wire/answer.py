@@ -42,6 +42,15 @@ class Answer(msgspec.Struct, gc=False):
     text: list[str] = []  # kept only to count tokens where the server does not
 
 
+def is_mark(answer: Answer, data: bytes) -> bool:
+    """Whether the event is no JSON but the end mark, which is noted, or a mere sign of life."""
+    data = data.strip()
+    if data == b"[DONE]":
+        answer.done = True
+        return True
+    return not data
+
+
 class BadAnswer(Exception):
     """The response is no valid answer of its dialect; the message says what is wrong."""
 

@@ -63,7 +63,7 @@ class Ollama:
         if self._chat:
             fields["messages"] = request.messages
         else:
-            fields["prompt"] = "\n".join(m.content for m in request.messages)
+            fields["prompt"] = request.text
         return msgspec.json.encode(fields)
 
     def event(self, answer: Answer, data: bytes, at_s: float) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from servecap.errors import UNREADABLE
 from servecap.record import Request, ServerTimings
 from servecap.wire import tgi
-from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse, reason
+from servecap.wire.answer import Answer, BadAnswer, clean, is_mark, message_of, parse, reason
 from servecap.wire.like import Form, Forms
 
 _COUNT_MAX = 2**31  # tokens
@@ -99,7 +99,7 @@ class OpenAi:
         before, after = self._around(model, request.max_output_tokens, request.exact_output, stream)
         if self._chat:
             return before + _encoder.encode(request.messages) + after
-        return before + _encoder.encode("\n".join(m.content for m in request.messages)) + after
+        return before + _encoder.encode(request.text) + after
 
     @lru_cache(maxsize=4096)  # noqa: B019 - there are a few dialects, and they live long
     def _around(
@@ -133,13 +133,8 @@ class OpenAi:
                 answer.form = form
                 answer.chunk_s.append(at_s)
                 return
-        if len(data) < _SHORTEST_JSON:
-            data = data.strip()
-            if data == b"[DONE]":
-                answer.done = True
-                return
-            if not data:  # a sign of life
-                return
+        if len(data) < _SHORTEST_JSON and is_mark(answer, data):
+            return
         chunk = parse(_decoder, data)
         if chunk.error is not None or chunk.object == "error":
             _take_error(answer, chunk)

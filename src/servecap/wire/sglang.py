@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from servecap.record import Request, ServerTimings
-from servecap.wire.answer import Answer, BadAnswer, clean, message_of, parse
+from servecap.wire.answer import Answer, BadAnswer, clean, is_mark, message_of, parse
 
 
 class _Finish(msgspec.Struct, frozen=True, gc=False):
@@ -65,8 +65,8 @@ class SgLang:
             if request.exact_output:
                 sampling |= {"ignore_eos": True, "min_new_tokens": request.max_output_tokens}
         kept = {k: v for k, v in sampling.items() if k not in self._dropped}
-        text = "\n".join(m.content for m in request.messages)
-        return msgspec.json.encode({"text": text, "sampling_params": kept, "stream": stream})
+        body = {"text": request.text, "sampling_params": kept, "stream": stream}
+        return msgspec.json.encode(body)
 
     def event(self, answer: Answer, data: bytes, at_s: float) -> None:
         """Read one server-sent event that arrived at *at_s*.
@@ -74,11 +74,7 @@ class SgLang:
         Raises:
             BadAnswer: it is not valid JSON of this dialect.
         """
-        data = data.strip()
-        if data == b"[DONE]":
-            answer.done = True
-            return
-        if not data:  # a sign of life
+        if is_mark(answer, data):
             return
         event = parse(_decoder, data)
         if _failed(answer, event):

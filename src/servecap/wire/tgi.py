@@ -63,8 +63,7 @@ class Tgi:
         if request.exact_output:
             parameters["ignore_eos_token"] = True  # known to some forks; others pass it over
         kept = {k: v for k, v in parameters.items() if k not in self._dropped}
-        inputs = "\n".join(m.content for m in request.messages)
-        return msgspec.json.encode({"inputs": inputs, "parameters": kept})
+        return msgspec.json.encode({"inputs": request.text, "parameters": kept})
 
     def event(self, answer: Answer, data: bytes, at_s: float) -> None:
         """Read one server-sent event that arrived at *at_s*.
