@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from click.testing import CliRunner
@@ -61,7 +62,7 @@ def test_what_is_written_for_llama_cpp_runs_against_it(llama_url: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["vLLM", "SGLang", "Ollama", "A hosted API"])
 def test_what_is_written_for_others_runs_against_the_emulator(server: str, tmp_path: Path) -> None:
-    engine = "sglang" if server == "SGLang" else "vllm"
+    engine: Literal["sglang", "vllm"] = "sglang" if server == "SGLang" else "vllm"
     told = commands(server)
     assert told
     with running(
