@@ -52,11 +52,13 @@ def test_a_llama_server_is_probed_and_its_slots_are_found(llama_url: str, tmp_pa
     assert "probing http://127.0.0.1" in done.output
     assert "at most 13 short runs in at most 30 s: prompts of 32, 128, 512 tokens" in done.output
     fitted = profile.load(kept)
-    assert fitted.validity.rows >= 5
+    assert fitted.validity.rows >= 1
+    if fitted.validity.rows < 8:
+        pytest.skip(f"this machine is too busy: only {fitted.validity.rows} runs can be believed")
     assert fitted.validity.gpus == ("a-core",)
     assert any(p.identified for n, p in fitted.parameters.items() if n.startswith("matrices_"))
-    if fitted.max_running is not None:  # else too few of the levels could be believed
-        assert 6 <= fitted.max_running <= 10
+    assert fitted.max_running is not None
+    assert 6 <= fitted.max_running <= 10
     asked = ["predict", "--profile", str(kept), *told, "--scenario", "fixed:40/32", "--users", "2"]
     done = CliRunner().invoke(cli, [*asked, "--json"])
     assert done.exit_code == 0, done.output
