@@ -17,6 +17,7 @@ from servecap.cli.find import SEARCH
 from servecap.cli.report import read
 from servecap.errors import InvalidRun, UsageError
 from servecap.record import Outcome, Record, Times, TokenSource
+from servecap.report.overview import search_headline
 from servecap.run import Header, Run, Source, Status
 from servecap.scenario import ClosedLoop, Scenario, Target
 from servecap.search import SearchResult, cycle_s, find
@@ -141,6 +142,9 @@ def test_a_server_that_changes_between_levels_gives_no_clean_answer(slower: floa
         assert found.unsure is not None
         assert "the server changed" in found.unsure
         assert "worse in late levels" in found.unsure
+        headline = search_headline(found)
+        assert (headline.badge, headline.tone) == ("UNSURE", "unsure")
+        assert "search again" in headline.todo[0]
 
 
 def test_after_a_load_that_cannot_be_measured_none_is_tried_twice() -> None:

@@ -17,6 +17,7 @@ from servecap.report.table import Column, Table, text_column
 from servecap.report.words import Headline
 from servecap.run import Run
 from servecap.search import Level, SearchResult
+from servecap.search.machine import CHANGED
 
 Runs = Sequence[tuple[Run, Summary]]
 
@@ -74,7 +75,10 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
     """The capacity in words."""
     capacity = search.capacity
     users = units.number_word(capacity.users, "user")
-    if capacity.users_high == 0:
+    changed = (search.unsure or "").startswith(CHANGED)
+    if changed:
+        plain = "The server changed while it was searched: its capacity is not sure."
+    elif capacity.users_high == 0:
         plain = "The service did not serve even one user within its targets."
     elif capacity.users == 0:
         plain = "How many users the service carries within its targets is not known yet."
@@ -87,11 +91,11 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
     held = search.at_capacity
     figures = "" if held is None else f"At {held.users:,} users: {_means(held.summary)}. "
     return Headline(
-        badge=f"CAPACITY {capacity.users:,}",
-        tone="fail" if capacity.users == 0 else "pass",
+        badge="UNSURE" if changed else f"CAPACITY {capacity.users:,}",
+        tone="unsure" if changed else "fail" if capacity.users == 0 else "pass",
         plain=plain,
         quote=units.clean(search_text.headline(search)),
-        todo=(figures + units.clean(search_text.meaning(search)),),
+        todo=(figures + units.clean(search_text.meaning(search), 1000),),
     )
 
 

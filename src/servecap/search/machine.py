@@ -15,6 +15,7 @@ from servecap.search.evidence import Margin
 from servecap.search.known import Estimate, Known, Told
 
 CONFIDENCE = 0.95
+CHANGED = "UNSURE: the server changed"
 _LEAP_MOST = 2.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
 _ABOVE = 1.25  # times the largest load tried, to find an upper end; later ones leap
@@ -255,7 +256,7 @@ class Search:
             if found is not None and found.sure:
                 way = "worse" if found.gained > 0 else "better"
                 return (
-                    f"UNSURE: the server changed during the search: at the same load {limit} came "
+                    f"{CHANGED} during the search: at the same load {limit} came "
                     f"out {way} in late levels than in early ones ({abs(found.gained):.2g} on the "
                     f"scale of the margins, {abs(found.gained) / found.error:.1f} standard errors)"
                     "; wait until it is warm and nobody else uses it, and search again"
