@@ -104,6 +104,7 @@ def test_record_is_the_same_whatever_a_server_sends(changes: list[tuple[int, int
 
 
 def test_a_read_like_those_before_is_not_kept() -> None:
+    Played(CHAT).push([HEAD, chunk(event("other")), LAST])  # so that the size of its chunk is known
     played = Played(CHAT).push([HEAD, *[chunk(event("word"))] * 40])
     exchange = played.exchange
     assert not exchange._parts
@@ -165,13 +166,12 @@ def test_a_read_that_differs_in_what_is_not_read_is_counted(read: bytes) -> None
 
 
 def test_what_one_answer_taught_serves_the_next() -> None:
-    """Without it being decoded as much as once."""
-    Played(CHAT).push([HEAD, *[chunk(event("word"))] * 40])
-    exchange = (
-        Played(CHAT).push([HEAD, chunk(event("first", name="y")), chunk(event("b"))]).exchange
-    )
+    """The form, and the sizes of its chunks: so none but the first read has to be kept."""
+    words = [chunk(event("first")), chunk(event("b"))]
+    Played(CHAT).push([HEAD, *words * 20, LAST])
+    exchange = Played(CHAT).push([HEAD, chunk(event("other", name="y")), *words]).exchange
     assert not exchange._parts
-    assert list(exchange._times) == [3.0, 4.0]
+    assert list(exchange._times) == [3.0, 4.0, 5.0]
 
 
 def test_forms_are_bounded_and_events_without_one_are_decoded(
