@@ -52,6 +52,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "alignment",
             "compare",
             "differing",
+            "flow",
             "foreign",
             "gate",
             "kept",

@@ -21,6 +21,7 @@ CACHED_SHARE_MAX = 0.20
 OUTPUT_SHORT_SHARE = 0.90
 RATE_LIMITED_SHARE_MAX = 0.01
 BURSTS_TOLD = 3
+NOT_STATIONARY = "not stationary"
 CLOCK_S = 0.001  # kernel stamps are converted between clocks: so much may times be out of order
 
 
@@ -36,7 +37,8 @@ def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[st
     change = _drift(run, summary)
     unsettled = [*_drifts(change), *_little(run, summary)]
     rising = change is not None and change > 0 and summary.verdict is Verdict.FAIL
-    if rising or steady.given_up(summary.window):
+    growing = summary.flow is not None and summary.flow.state == "growing"
+    if rising or growing or steady.given_up(summary.window):
         # What fails now and still gets slower fails in steady state all the more.
         unsettled = []
     reasons = [
@@ -133,7 +135,7 @@ def _drifts(change: float | None) -> list[str]:
         return []
     way = "rose" if change > 0 else "fell"
     return [
-        f"not stationary: the response time (or a limited part of it) {way} by {abs(change):.0%} "
+        f"{NOT_STATIONARY}: the response time (or a limited part of it) {way} by {abs(change):.0%} "
         "from the first half of the window to the second: run longer, or with less load"
     ]
 
@@ -230,10 +232,21 @@ def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and load.queue is not None:
         found.append(_tail(run, summary))
-    found += _course(run, summary)
+    found += [*_over_saturated(summary), *_course(run, summary)]
     if run.header.status != "complete":
         found.append(f"the run is {run.header.status}: it ended before it had enough requests")
     return found
+
+
+def _over_saturated(summary: Summary) -> list[str]:
+    """A queue that grows is told from a server that is slow."""
+    flow = summary.flow
+    if flow is None or flow.state != "growing":
+        return []
+    return [
+        f"over-saturated: the queue grows without bound at {flow.arrived_rps:.3g} requests/s: the "
+        f"server answers {flow.answered_rps:.3g}/s; latencies are those of the time until now"
+    ]
 
 
 def _course(run: Run, summary: Summary) -> list[str]:

@@ -86,6 +86,10 @@ class Level:
         if self.load_end_s is None:
             self._enough.note(record)
 
+    def came(self, arrival: Arrival) -> None:
+        """One request is sent."""
+        self._enough.came(arrival.planned_s - self.zero_s)
+
     def enough(self, now_s: float) -> str | None:
         """Why the level may end now; None: it must go on."""
         return self._enough.reason(now_s - self.zero_s)

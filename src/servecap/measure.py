@@ -270,6 +270,8 @@ class Driver:
                 self._record(turned_away(arrival, self._clock.now(), self._ceiling))
             else:
                 self._in_flight[arrival.request.request_id] = arrival
+                if self._level is not None:
+                    self._level.came(arrival)
                 self._client.send(arrival)
         self._go_on()
 

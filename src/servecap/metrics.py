@@ -127,6 +127,35 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     missing: dict[str, str]
 
 
+FlowState = Literal["settled", "growing", "unclear"]
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """What came to the server and what it answered, once the first requests were through.
+
+    `growing`: the queue grows without bound, and `answered_rps` is what the server can do.
+    `settled`: no growth beyond chance was seen in the time. `unclear`: neither.
+    """
+
+    state: FlowState
+    start_s: float
+    end_s: float
+    arrived_rps: float
+    answered_rps: float
+    answered_error: float  # its standard error, as a share of it
+    answers: int
+    grew_by: int  # requests in flight, from start to end
+    failed_share: float  # of those that ended
+
+    @property
+    def tells_rate(self) -> bool:
+        """Whether `answered_rps` is the server's own: it had more to do, and did not fail at it."""
+        return self.state == "growing" and self.failed_share <= FAILED_MOST
+
+
+FAILED_MOST = 0.05  # share of failures above which answers/s are no measure of the server
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Every figure of a run. Latencies: `client` and `server` by metric name, seconds.
 
@@ -166,6 +195,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     not_sent: int = 0  # arrivals of the whole run that failed since too many were in flight
     stability: Stability | None = None  # None: too few requests to tell
     telemetry: Telemetry | None = None  # None: nothing was looked at
+    flow: Flow | None = None  # of an open loop at one rate
     invalid_reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     format: int = SUMMARY_FORMAT

@@ -169,12 +169,14 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `duration_s` given: the run lasts exactly that long. Otherwise it goes on until the window
     holds `requests` requests and two cycles, at most until `max_duration_s`; with `decide` it ends
-    earlier where the SLO is broken by far and nothing recovers. A `soak` is a long run of
+    earlier where the SLO is broken by far and nothing recovers, or an open loop's queue grows
+    without bound, and its window is at least `least_s` long. A `soak` is a long run of
     `duration_s` of which only the latest records are held in memory.
     """
 
     requests: int = 250
     decide: bool = False
+    least_s: float = 0.0
     duration_s: float | None = None
     max_duration_s: float = 900.0
     soak: bool = False

@@ -230,6 +230,7 @@ class Simulation:
                 why = f"{NOT_SENT} {self._ceiling} requests were in flight already"
                 self._turned_away(arrival, Outcome.REFUSED, why, None)
             else:
+                self._enough.came(arrival.planned_s - self._zero_s)
                 self._submit(arrival)
 
     def _submit(self, arrival: Arrival) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from servecap import stats, verdict
+from servecap import flow, stats, verdict
 from servecap.metrics import Verdict, Window
 from servecap.record import Outcome, Record, last_tries, once_each
 from servecap.run import Slice
@@ -30,6 +30,9 @@ DEAD = 1000  # failures in a row, at any time: without think time a dead server 
 HOPELESS_LEAST = 40  # requests that must show that there is no hope
 FAR_ABOVE = 1.5  # times its limit: a mean there is no matter of noise or of an overshoot
 GIVEN_UP = "given up"
+GROWING = f"{GIVEN_UP}: the queue grows without bound"
+UNSETTLED = f"{GIVEN_UP}: it had not settled"
+PATIENCE = 4  # times the requests asked for: so long it is not known whether a queue grows
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -250,6 +253,8 @@ class Enough:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._records: list[Record] = []
+        self._came_s: list[float] = []
+        self._watched = scenario.stop.decide and flow.watched(scenario)
         self._count = 0
         self._look_again = scenario.stop.requests
         load = scenario.load
@@ -269,6 +274,11 @@ class Enough:
         self._one_was_well = self._one_was_well or record.ok
         self._failed_in_a_row = 0 if record.ok else self._failed_in_a_row + 1
 
+    def came(self, planned_s: float) -> None:
+        """One more request was sent, answered or not."""
+        if self._watched:
+            self._came_s.append(planned_s)
+
     def reason(self, now_s: float) -> str | None:
         """Why the run may stop now; None: it must go on."""
         stop = self._scenario.stop
@@ -279,18 +289,40 @@ class Enough:
         if stop.duration_s is not None:
             return f"{stop.duration_s:g} s passed" if now_s >= stop.duration_s else None
         if now_s >= stop.max_duration_s:
+            if self._watched and self._state(now_s) != "settled":
+                return f"{UNSETTLED} within the longest time allowed ({stop.max_duration_s:g} s)"
             return f"the longest time allowed ({stop.max_duration_s:g} s) passed"
         if self._by_count:
             return None  # the feed runs dry by itself
         if stop.decide and len(self._records) >= self._look_for_hope:
             self._look_for_hope = len(self._records) + max(10, len(self._records) // 10)
-            if hopeless(self._records, self._scenario):
-                return f"{GIVEN_UP}: far beyond the SLO and not recovering"
+            if (reason := self._no_hope(now_s)) is not None:
+                return reason
         if len(self._records) < self._look_again:
             return None
         # Looking costs time in proportion to the records, so look when there are 10% more.
         self._look_again = len(self._records) + max(10, len(self._records) // 10)
         return self._enough(now_s)
+
+    def _state(self, now_s: float) -> str:
+        """Of the queue: settled, growing, or unclear."""
+        told = flow.flow(self._came_s, self._records, self._scenario, now_s)
+        return "unclear" if told is None else told.state
+
+    def _no_hope(self, now_s: float) -> str | None:
+        """Why there is no steady state to wait for, or it fails by far; None: there is hope.
+
+        In an open loop the two are told from each other, as far as that is cheap.
+        """
+        count, wanted = len(self._records), self._scenario.stop.requests
+        state = self._state(now_s) if self._watched else "settled"
+        if state == "growing" and count >= wanted:
+            return GROWING
+        if self._watched and count < (wanted if state == "settled" else PATIENCE * wanted):
+            return None
+        if hopeless(self._records, self._scenario):
+            return f"{GIVEN_UP}: far beyond the SLO and not recovering"
+        return None
 
     def _enough(self, now_s: float) -> str | None:
         window = window_of(self._records, self._scenario, now_s)
@@ -301,7 +333,9 @@ class Enough:
         # Failures among them: a request that is refused at once makes a short cycle, but it is one.
         response_s = float(np.mean([r.e2e_s for r in inside]))
         cycle_s = response_s + self._think_s()
-        if window.end_s - window.start_s < CYCLES * cycle_s:
+        if window.end_s - window.start_s < max(CYCLES * cycle_s, self._scenario.stop.least_s):
+            return None
+        if self._watched and self._state(now_s) != "settled":
             return None
         if slo_drift(self._records, window, self._scenario) is not None:
             return None

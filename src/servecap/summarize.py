@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from servecap import audit, pauses, schedule, stability, stats, steady, surroundings, verdict
+from servecap import audit, flow, pauses, schedule, stability, stats, steady, surroundings, verdict
 from servecap.metrics import LimitCheck, PartFigures, Stability, Summary, Verdict, Window
 from servecap.record import Outcome, Record, error_kind, once_each
 from servecap.run import Run
@@ -39,6 +39,8 @@ def summarize(run: Run) -> Summary:
     prompt, output = _tokens(r.prompt_tokens for r in good), _tokens(r.output_tokens for r in good)
     of_sessions = isinstance(scenario.load, OpenLoop) and scenario.load.of_sessions
     came = [r for r in records if r.attempt == 1 and not (of_sessions and r.turn)]
+    through = None if run.dropped else flow.of_records(records, scenario, end_s)
+    growing = through is not None and through.state == "growing"
     partial = Summary(
         window=window,
         users=scenario.users,
@@ -61,8 +63,11 @@ def summarize(run: Run) -> Summary:
         server=_server(good),
         token_sources=dict(Counter(str(r.token_source) for r in good)),
         checks=checks,
-        verdict=_verdict(checks, scenario.slo, *_held_against(run, course, len(once), failed)),
+        verdict=Verdict.FAIL
+        if growing  # there is no steady state in which anything could hold
+        else _verdict(checks, scenario.slo, *_held_against(run, course, len(once), failed)),
         stability=course,
+        flow=through,
         telemetry=surroundings.telemetry(run.telemetry, window),
         scheduled_rps=_rate_rps((r.planned_s for r in came), scenario, window),
         achieved_rps=_rate_rps((r.sent_s for r in came if not r.turned_away), scenario, window),

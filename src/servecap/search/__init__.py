@@ -106,9 +106,16 @@ def find(
         least=min(least_requests(scenario.slo.limits), 2 * scenario.stop.requests),
         seed=rand.derive(scenario.seed, "search"),
     )
+
+    def tell(attempt: Attempt) -> bool:
+        if attempt.valid:
+            search.tell(attempt.load, attempt.margins, attempt.summary.requests)
+        return attempt.valid
+
     unit = Unit(
         said=lambda load: f"{load:.0f} users",
         load=lambda load, before: _users(closed, round(load), before),
+        tell=tell,
         on_level=lambda attempt: on_level(_level(attempt)),
     )
     hunt = Hunt(probe, scenario, search, unit, budget_s)

@@ -38,6 +38,7 @@ class Margin(msgspec.Struct, frozen=True, kw_only=True):
     broken: int | None = None  # requests over the limit; None for means
     allowed: float | None = None  # share of requests that may be over it; None for means
     worth: float | None = None  # independent requests that tell as much; None for means
+    spread: float | None = None  # of the values of a mean: standard deviation over mean
 
     @property
     def kept(self) -> bool:
@@ -53,6 +54,22 @@ def at_least(margin: Margin) -> Margin:
     return msgspec.structs.replace(
         margin, value=value, error=max(margin.error, _LEAST_ERROR * value)
     )
+
+
+def worth_at_most(margin: Margin, most: float, *, spread: float) -> Margin:
+    """The margin where its requests tell no more than *most* independent ones.
+
+    Of a mean they scatter by *spread* of it at least.
+    """
+    if margin.allowed is not None and margin.worth is not None:
+        if margin.worth <= most:
+            return margin
+        share = (margin.broken or 0) / margin.requests
+        mean, error = _normal_score(share * most + 0.5, (1 - share) * most + 0.5)
+        value = mean - _NORMAL.inv_cdf(margin.allowed)
+        return msgspec.structs.replace(margin, value=value, error=error, worth=most)
+    error = max(spread, margin.spread or 0.0) / math.sqrt(most)
+    return msgspec.structs.replace(margin, error=max(margin.error, error))
 
 
 def proven(margins: Sequence[Margin], *, broken: bool, risk: float) -> bool:
@@ -130,6 +147,7 @@ def of_values(limit: Limit, values: Sequence[float]) -> Margin | None:
         value=math.log(mean / limit.at_most_s),
         error=max(1e-4, spread / mean),
         requests=len(good),
+        spread=float(np.std(good)) / mean,
     )
 
 

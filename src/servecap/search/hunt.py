@@ -42,6 +42,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
     said: Callable[[float], str]  # "8 users"
     load: Callable[[float, Sequence[Attempt]], Load]  # of a level, given those before it
+    tell: Callable[[Attempt], bool]  # the search learns of it; False: there is nothing to learn
     on_level: Callable[[Attempt], None]
 
 
@@ -73,12 +74,10 @@ class Hunt:
             if left_s is not None and left_s < self._least_s():
                 self.stop_reason = f"the budget of {self._budget_s:g} s is spent"
                 return
-            level = self._twice(asked)
-            if level is None:
+            if not self._learned(asked):
                 self.interrupted = True
                 self.stop_reason = f"ended by Ctrl-C while {self._unit.said(asked.load)} were tried"
                 return
-            self._learn(level)
             on_known()
         self.stop_reason = self._search.stop_reason
         if self._barred:
@@ -98,24 +97,25 @@ class Hunt:
             return None
         return self._budget_s - sum(x.spent_s for x in self.levels)
 
-    def _twice(self, asked: Ask) -> Attempt | None:
-        """The level measured, and once more if it was not valid; None if the user ended it.
+    def _learned(self, asked: Ask) -> bool:
+        """The level measured, and once more if it told nothing; False if the user ended it.
 
         Once a load could not be measured twice, no other one is given a second chance: what made
         it so will not go away. Nor is one for which the budget leaves less time than it took.
         """
         level = self._try(asked, asked.why)
-        if level is None or level.valid or self._barred:
-            return level
+        if level is None or self._unit.tell(level):
+            return level is not None
         left_s = self._left_s()
-        if left_s is not None and left_s < max(LEAST_S, level.spent_s):
-            return level
-        return self._try(asked, "again, the first was invalid")
+        time_left = left_s is None or left_s >= max(LEAST_S, level.spent_s)
+        if time_left and not self._barred:
+            level = self._try(asked, "again, the first was invalid")
+            if level is None or self._unit.tell(level):
+                return level is not None
+        self._bar(level)
+        return True
 
-    def _learn(self, level: Attempt) -> None:
-        if level.valid:
-            self._search.tell(level.load, level.margins, level.summary.requests)
-            return
+    def _bar(self, level: Attempt) -> None:
         reasons = "; ".join(level.summary.invalid_reasons)
         said = self._unit.said(level.load)
         if not any(x.valid for x in self.levels):
@@ -149,6 +149,7 @@ class Hunt:
             stop=msgspec.structs.replace(
                 scenario.stop,
                 requests=asked.requests,
+                least_s=asked.least_s,
                 decide=True,
                 max_duration_s=longest_s if left_s is None else min(longest_s, left_s),
             ),

@@ -56,16 +56,17 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     load: float
     requests: int
     margins: tuple[Margin, ...]
+    growing: bool = False  # the queue, without bound: nothing holds for long
 
     @property
     def broken(self) -> bool:
         """Whether a limit seems broken, by however little."""
-        return any(m.value > 0 for m in self.margins)
+        return self.growing or any(m.value > 0 for m in self.margins)
 
     @property
     def kept(self) -> bool:
         """Whether the figures keep every limit, as they stand."""
-        return bool(self.margins) and all(m.kept for m in self.margins)
+        return bool(self.margins) and not self.growing and all(m.kept for m in self.margins)
 
     def surely_kept(self, risk: float) -> bool:
         """Whether this level by itself proves that every limit is kept."""
@@ -177,7 +178,7 @@ class Known:
 
     def _bracket(self) -> tuple[float, float, bool, bool]:
         """Loads between which the edge surely lies; whether each of the two was proven."""
-        floor = 1.0 if self.whole else min(t.load for t in self.told) / 100
+        floor = self._floor()
         names = {m.limit for t in self.told for m in t.margins}
         held = [self._proven(name, broken=False) for name in names]
         over = [self._proven(name, broken=True) for name in names]
@@ -189,6 +190,10 @@ class Known:
             return floor, max(tried, default=self.most), False, False
         surely = any(x is not None for x in over)
         return low, max(high, low * 1.001), len(proofs) == len(held), surely
+
+    def _floor(self) -> float:
+        """The smallest load that a search tries."""
+        return 1.0 if self.whole else min(t.load for t in self.told) / 100
 
     def _proven(self, name: str, *, broken: bool) -> float | None:
         """The load nearest to the edge at which the limit is surely kept (or broken).

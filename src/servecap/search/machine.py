@@ -32,11 +32,15 @@ _NAMES_MOST = 4  # levels that may be spent on a load that can be named
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """The next level: its load, the requests it is worth, and why."""
+    """The next level: its load, the requests it is worth, and why.
+
+    `least_s`: its window tells nothing before it is so long.
+    """
 
     load: float
     requests: int
     why: str
+    least_s: float = 0.0
 
 
 class Search:
