@@ -7,14 +7,16 @@ import random
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
-
-from queues import TOKEN_S, Live, Queue
 
 from servecap import slo
 from servecap.errors import InvalidRun
 from servecap.scenario import OpenLoop, Scenario
 from servecap.search.rate import RateResult, find_rate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "search"))
+from queues import TOKEN_S, Live, Queue
 
 SHAPES = ("saturation", "single", "many", "tail", "slow", "cliff", "ageing", "endless")
 MOST_RPS = 400.0
@@ -94,7 +96,7 @@ def main(per_shape: int, shapes: list[str], precision: float) -> None:
     for seed in range(per_shape):
         for shape in shapes:
             one = subject(shape, seed)
-            live = Live(one.server, seed, lambda record: record)
+            live = Live(one.server, seed)
             scenario = Scenario(load=OpenLoop(rate_rps=1), slo=slo.parse(one.slo), seed=seed)
             try:
                 found = find_rate(live, scenario, precision=precision, max_rate=MOST_RPS)

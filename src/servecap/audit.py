@@ -57,8 +57,12 @@ def _empty(summary: Summary) -> str:
     running = f" ({censored} were still running)" if censored else ""
     return (
         f"no request ended in the measured window{running}: run longer "
-        f"(--duration, now {summary.window.end_s:.0f} s), or with fewer users"
+        f"(--duration, now {summary.window.end_s:.0f} s), or with {_less(summary)}"
     )
+
+
+def _less(summary: Summary) -> str:
+    return "a lower rate" if summary.users is None else "fewer users"
 
 
 def _client_limited(run: Run, summary: Summary) -> list[str]:
@@ -87,7 +91,7 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
     return [
         *lost,
         f"client_limited: {'; '.join(found)}. Give the client more processes (--workers, now "
-        f"{health.processes}), more CPU or a machine of its own, or fewer users",
+        f"{health.processes}), more CPU or a machine of its own, or {_less(summary)}",
     ]
 
 

@@ -24,6 +24,41 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float | None = None  # of each level's verdict; None: imported without one
     limited_by: str | None = None  # the limit that broke first, as the SLO writes it
 
+    @property
+    def high(self) -> float | None:
+        """The upper end of the interval."""
+        return self.users_high
+
+    @property
+    def named(self) -> float:
+        """The number to promise."""
+        return self.users
+
+
+class RateCapacity(msgspec.Struct, frozen=True, kw_only=True):
+    """The most requests/s for which the SLO holds while they come for ever.
+
+    At its `confidence` the limit lies within `rate_rps`, the rate to promise, and `rate_high_rps`
+    (None: no upper end was found). `rate_rps` is 0 where no rate was shown to be carried.
+    """
+
+    rate_rps: float
+    rate_high_rps: float | None
+    confidence: float
+    limited_by: str | None = None  # what breaks first: a limit of the SLO, or "saturation"
+    answered_rps: float | None = None  # by a server that always has work; None: never reached
+    answered_error: float | None = None  # its standard error, as a share
+
+    @property
+    def high(self) -> float | None:
+        """The upper end of the interval."""
+        return self.rate_high_rps
+
+    @property
+    def named(self) -> float:
+        """The rate to promise."""
+        return self.rate_rps
+
 
 class Modelled(msgspec.Struct, frozen=True, kw_only=True):
     """What a predicted cell was predicted on, so that a simulation of a fleet can be of the same.

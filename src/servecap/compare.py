@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from servecap import slo, stats, steady, verdict
-from servecap.cell import Capacity
+from servecap.cell import Capacity, RateCapacity
 from servecap.differing import differences
 from servecap.errors import UsageError
 from servecap.metrics import Summary, Window
@@ -27,6 +27,7 @@ CONFIDENCE = 0.95
 RATES = ("qps", "output_tps", "goodput_rps")
 ERRORS = "error_rate"
 USERS = "users"
+RATE = "rate_rps"  # the capacity in requests/s
 METRICS = (
     *(f"{metric}.{stat}" for metric in ("ttft", "tpot") for stat in ("mean", "p50", "p95", "p99")),
     "e2e.mean",
@@ -71,7 +72,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def lower_is_better(metric: str) -> bool:
     """True of latencies and the error rate; false of rates and users."""
-    return metric not in (*RATES, USERS)
+    return metric not in (*RATES, USERS, RATE)
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -327,20 +328,27 @@ def _mover(before: stats.Interval, after: stats.Interval) -> stats.Interval:
 
 
 def compare_capacities(
-    before: Capacity,
-    after: Capacity,
+    before: Capacity | RateCapacity,
+    after: Capacity | RateCapacity,
     *,
     names: tuple[str, str] = ("before", "after"),
     differing: tuple[str, ...] = (),
 ) -> Comparison:
-    """What changed between two capacities; shown only where their intervals do not overlap."""
-    low, high = _more(after.users, before.users_high), _more(after.users_high, before.users)
-    change = _more(after.users, before.users)
+    """What changed between two capacities; shown only where their intervals do not overlap.
+
+    Raises:
+        UsageError: one is of users and the other of requests/s.
+    """
+    if type(before) is not type(after):
+        raise UsageError("users and requests/s cannot be compared: give two searches of one kind")
+    low, high = _more(after.named, before.high), _more(after.high, before.named)
+    change = _more(after.named, before.named)
+    metric = USERS if isinstance(before, Capacity) else RATE
     row = Change(
-        metric=USERS,
-        outcome=_outcome(USERS, low, high),
-        before=before.users,
-        after=after.users,
+        metric=metric,
+        outcome=_outcome(metric, low, high),
+        before=before.named,
+        after=after.named,
         change=None if math.isinf(change) else change,
         low=low,
         high=high,
@@ -355,7 +363,7 @@ def compare_capacities(
     )
 
 
-def _more(after: int | None, before: int | None) -> float:
+def _more(after: float | None, before: float | None) -> float:
     """after / before - 1, where None is a number without an upper end."""
     if before is None:
         return -1.0

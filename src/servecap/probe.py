@@ -84,6 +84,11 @@ class Bench:
         """The most users that a search may try; None: as many as it likes."""
         return USERS_MOST if self._bounded else None
 
+    @property
+    def rate_most(self) -> float | None:
+        """The most requests/s that a search may try; None: as many as it likes."""
+        return RATE_MOST_RPS if self._bounded else None
+
     def _check(self, load: Load) -> None:
         """A slip of the finger must not take down somebody's service."""
         match load:

@@ -28,6 +28,7 @@ from servecap.api.found import (
     MatrixFound,
     PlanFound,
     Predicted,
+    RateFound,
     Reported,
     RunFound,
     SearchFound,
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from servecap.cli.report import Stored
 
 __all__ = [
-    "Audited", "Compared", "MatrixFound", "PlanFound", "Predicted", "Reported", "RunFound",
-    "SearchFound", "audit", "compare", "find", "import_cell", "import_results", "load", "matrix",
-    "plan", "predict", "report", "run",
+    "Audited", "Compared", "MatrixFound", "PlanFound", "Predicted", "RateFound", "Reported",
+    "RunFound", "SearchFound", "audit", "compare", "find", "find_rate", "import_cell",
+    "import_results", "load", "matrix", "plan", "predict", "report", "run",
 ]  # fmt: skip
 
 # Options of the command line that say what is printed or written besides the result.
@@ -50,7 +51,7 @@ _NOT_HERE = frozenset(
 )  # fmt: skip
 
 
-Shown = RunFound | SearchFound | MatrixFound | PlanFound | Compared
+Shown = RunFound | SearchFound | RateFound | MatrixFound | PlanFound | Compared
 
 
 def run(url: str, **options: Any) -> RunFound:
@@ -75,9 +76,31 @@ def find(url: str, **options: Any) -> SearchFound:
         InvalidRun: no level of users could be believed.
     """
     from servecap.cli import find as cli_find
+    from servecap.search import SearchResult
 
+    if options.get("rate"):
+        raise UsageError("find(rate=True): the highest rate is found by find_rate(url)")
     with _given(cli_find.command, options | {"url": url}) as given:
-        return SearchFound(*cli_find.searched(given))
+        result, path = cli_find.searched(given)
+        assert isinstance(result, SearchResult)
+        return SearchFound(result, path)
+
+
+def find_rate(url: str, **options: Any) -> RateFound:
+    """The highest rate of requests that the server carries, as `servecap find --rate` finds it.
+
+    Raises:
+        UsageError: an option is unknown, or two contradict each other.
+        EndpointError: the server cannot be used.
+        InvalidRun: no rate could be believed.
+    """
+    from servecap.cli import find as cli_find
+    from servecap.search.rate import RateResult
+
+    with _given(cli_find.command, options | {"url": url, "rate": True}) as given:
+        result, path = cli_find.searched(given)
+        assert isinstance(result, RateResult)
+        return RateFound(result, path)
 
 
 def matrix(spec: str | os.PathLike[str], **options: Any) -> MatrixFound:
@@ -128,8 +151,8 @@ def predict(**options: Any) -> Predicted:
 
 
 def compare(
-    before: RunFound | SearchFound | str | os.PathLike[str],
-    after: RunFound | SearchFound | str | os.PathLike[str],
+    before: RunFound | SearchFound | RateFound | str | os.PathLike[str],
+    after: RunFound | SearchFound | RateFound | str | os.PathLike[str],
     *,
     metrics: Sequence[str] = (),
     confidence: float = 0.95,
@@ -155,7 +178,9 @@ def compare(
     return Compared(found, tuple(check_gate(gate, found) for gate in gates), pair)
 
 
-def audit(path: str | os.PathLike[str] | RunFound | SearchFound, **options: Any) -> Audited:
+def audit(
+    path: str | os.PathLike[str] | RunFound | SearchFound | RateFound, **options: Any
+) -> Audited:
     """What contradicts itself in a table, a run or a search, as `servecap audit` finds it.
 
     Raises:
@@ -163,7 +188,7 @@ def audit(path: str | os.PathLike[str] | RunFound | SearchFound, **options: Any)
     """
     from servecap.cli import audit as cli_audit
 
-    kept = path.path if isinstance(path, RunFound | SearchFound) else Path(path)
+    kept = path.path if isinstance(path, RunFound | SearchFound | RateFound) else Path(path)
     with _given(cli_audit.command, options | {"path": kept}) as given:
         if kept.is_dir():
             return Audited(0, (), tuple(cli_audit.runs(kept)))
@@ -247,20 +272,22 @@ def load(folder: str | os.PathLike[str]) -> RunFound:
     return RunFound(found, summarize(found))
 
 
-def _comparable(given: RunFound | SearchFound | str | os.PathLike[str]) -> Any:
+def _comparable(given: RunFound | SearchFound | RateFound | str | os.PathLike[str]) -> Any:
     from servecap.cli import compare as cli_compare
 
     match given:
         case RunFound():
             return given.run, given.summary
-        case SearchFound():
+        case SearchFound() | RateFound():
             return cli_compare.Searched(str(given.path), given.search)
         case _:
             return cli_compare.load(os.fspath(given))
 
 
 def _is_shown(given: object) -> TypeGuard[Shown]:
-    return isinstance(given, RunFound | SearchFound | MatrixFound | PlanFound | Compared)
+    return isinstance(
+        given, RunFound | SearchFound | RateFound | MatrixFound | PlanFound | Compared
+    )
 
 
 def _parts(shown: Sequence[Any], stored: Stored) -> dict[str, Any]:
@@ -272,7 +299,7 @@ def _parts(shown: Sequence[Any], stored: Stored) -> dict[str, Any]:
         match given:
             case RunFound():
                 told["runs"].append((given.run, given.summary))
-            case SearchFound():
+            case SearchFound() | RateFound():
                 told["search"].append(given.search)
             case MatrixFound():
                 told["cells"] += given.cells

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from servecap.predict.answer import Answer
     from servecap.run import Run
     from servecap.search import SearchResult
+    from servecap.search.rate import RateResult
 
 
 class _Shown:
@@ -58,6 +59,23 @@ class SearchFound(msgspec.Struct, _Shown, frozen=True):
     def users(self) -> int:
         """How many users are carried; 0 if not even one is."""
         return self.search.capacity.users
+
+    def __str__(self) -> str:
+        from servecap.report.search_text import search_text
+
+        return search_text(self.search)
+
+
+class RateFound(msgspec.Struct, _Shown, frozen=True):
+    """The highest rate of requests for which the SLO holds."""
+
+    search: RateResult
+    path: Path
+
+    @property
+    def rate_rps(self) -> float:
+        """How many requests/s are carried; 0 if none was shown to be."""
+        return self.search.capacity.rate_rps
 
     def __str__(self) -> str:
         from servecap.report.search_text import search_text

@@ -34,16 +34,22 @@ Line = list[Piece]
 class Tried:
     """The levels of a search that are over: what is held, and what failed."""
 
-    def __init__(self) -> None:
-        self.held = 0
-        self.failed: int | None = None
+    def __init__(self, unit: str = "users") -> None:
+        self.unit = unit
+        self.held = 0.0
+        self.failed: float | None = None
 
-    def add(self, users: int, verdict: str) -> None:
+    def add(self, load: float, verdict: str) -> None:
         """One more level: its verdict is pass, fail or unsure."""
         if verdict == "pass":
-            self.held = max(self.held, users)
+            self.held = max(self.held, load)
         elif verdict == "fail":
-            self.failed = users if self.failed is None else min(self.failed, users)
+            self.failed = load if self.failed is None else min(self.failed, load)
+
+    def facts(self) -> dict[str, float | None]:
+        """Both, named by their unit."""
+        unit = "users" if self.unit == "users" else "rps"
+        return {f"held_{unit}": self.held, f"failed_{unit}": self.failed}
 
 
 class Board:
@@ -149,7 +155,7 @@ class Board:
         found["lag_max_s"] = _rounded(self._lag_max_s)
         found["client_cpu_share"] = _rounded(self.cpu_share())
         if self._tried is not None:
-            found["held_users"], found["failed_users"] = self._tried.held, self._tried.failed
+            found |= self._tried.facts()
         return found
 
     # Lines
@@ -192,8 +198,13 @@ class Board:
         ]
 
     def _load(self) -> str:
-        users = self._scenario.users
-        return f"{users} users" if users is not None else "open loop"
+        match self._scenario.load:
+            case ClosedLoop(users=users):
+                return f"{users} users"
+            case load if stationary(load) and not load.of_sessions:
+                return f"{load.rate_rps:.4g} requests/s"
+            case _:
+                return "open loop"
 
     def _time(self) -> Line:
         left_s = self.remaining_s()
@@ -249,10 +260,10 @@ class Board:
         )
 
     def _bracket(self, tried: Tried) -> Line:
-        failed = "?" if tried.failed is None else str(tried.failed)
+        failed = "?" if tried.failed is None else f"{tried.failed:.4g}"
         return [
             ("search  ", None),
-            (f"{tried.held} users held", "green"),
+            (f"{tried.held:.4g} {tried.unit} held", "green"),
             ("  ..  ", None),
             (f"{failed} failed", "red" if tried.failed is not None else None),
         ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from servecap.report import html
     from servecap.run import Run
     from servecap.search import SearchResult
+    from servecap.search.rate import RateResult
 
 Compared = list[tuple["Comparison", list["GateCheck"]]]
 Stored = Union[tuple["Run", "Summary"], "Searched"]
@@ -148,7 +149,7 @@ class Searched(msgspec.Struct, frozen=True):
     """A stored search, and what it is called."""
 
     name: str
-    result: SearchResult
+    result: SearchResult | RateResult
 
 
 def load(name: str) -> Stored:

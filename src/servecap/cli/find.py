@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import options, output, progress
+from servecap.cli import find_rate, options, output, progress
 from servecap.cli.grouped import Grouped
 from servecap.cli.run import target_spec
 from servecap.errors import UsageError
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from servecap.run import Run
     from servecap.scenario import Scenario
     from servecap.search import Level, SearchResult
+    from servecap.search.rate import RateResult
 
 SEARCH = "search.json"
 _START = 8  # users, where nothing is known of the server
+_MOST = 10_000
 
 
 @click.command(
@@ -40,16 +42,15 @@ _START = 8  # users, where nothing is known of the server
 @options.telemetry_options
 @click.option(
     "--start",
-    type=int,
-    help="Users of the first level.  [default: 8, or what the engine model expects]",
+    type=float,
+    help="Users of the first level.  [default: 8, or what the engine model expects; 1 request/s]",
 )
 @click.option(
     "--gpu", help="The server's, such as a100-80gb: the engine model says where to start."
 )
 @click.option("--tp", type=click.IntRange(1), default=1, help="GPUs that share the model.")
-@click.option(
-    "--max-users", type=int, default=10_000, show_default=True, help="No level above this."
-)
+@click.option("--max-users", type=int, help="No level above this.  [default: 10000]")
+@find_rate.rate_options
 @click.option(
     "--precision",
     default="5%",
@@ -68,16 +69,21 @@ _START = 8  # users, where nothing is known of the server
 @options.judge_options
 @options.output_options
 def command(**given: Any) -> int:
-    """Find the most users for whom the SLO holds.
+    """Find the most users (or requests/s, with --rate) for whom the SLO holds.
 
     Levels of users are tried where they tell most about the edge, and all of them together give
     an interval for the capacity, until that is within --precision. Only valid runs count. What
     is answered is the lower end of the interval: the number that can be promised.
 
+    With --rate requests come by themselves, however long answers take. Besides the limits of the
+    SLO the rate is then bounded by what the server answers when it always has work: above that its
+    queue grows without bound.
+
     \b
     Examples:
       servecap find --url http://localhost:8000
       servecap find --url http://localhost:8000 --slo "ttft.p95<2s,tpot.mean<80ms,error_rate<1%"
+      servecap find --url http://localhost:8000 --rate --budget 20m
     """
     from servecap.report.search_text import search_text
 
@@ -89,17 +95,18 @@ def command(**given: Any) -> int:
         click.echo(f"\nkept in {out}: report.html, search.json, a folder for each level")
     if result.interrupted:
         return 130
-    return 0 if result.capacity.users > 0 else 1
+    return 0 if result.capacity.named > 0 else 1
 
 
-def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
+def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
     """The search that the options ask for, and the folder it is kept in."""
     from servecap.probe import open_bench
     from servecap.report import html
     from servecap.store import write_json
 
-    first = _START if given["start"] is None else given["start"]
-    scenario = options.scenario(given, options.closed_loop(given, first))
+    find_rate.check(given)
+    by_rate = given["by_rate"]
+    scenario = find_rate.scenario_of(given) if by_rate else _scenario(given)
     out = output.unused(output.folder(given["out"], "find"))
     bench = open_bench(
         target_spec(given),
@@ -111,28 +118,60 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult, Path]:
         high_load=given["allow_high_load"],
     )
     with contextlib.closing(bench):
-        result, runs = search_with(
-            bench,
-            scenario,
-            out,
-            start=first if given["start"] is not None else _expected(given, bench, scenario),
-            max_users=given["max_users"],
-            precision=share(given["precision"]),
-            confidence=share(given["confidence"], "--confidence"),
-            budget_s=given["budget"],
-            quiet=given["quiet"],
-            keep_partial=True,
-        )
+        result, runs = (_by_rate if by_rate else _by_users)(given, bench, scenario, out)
     with output.writing(out):
         write_json(out / SEARCH, result)
         html.write_html(out / "report.html", runs=runs, search=result, lang=given["lang"])
     return result, out
 
 
-def _expected(given: dict[str, Any], bench: Bench, scenario: Scenario) -> int:
+def _scenario(given: dict[str, Any]) -> Scenario:
+    start = _START if given["start"] is None else given["start"]
+    if start != int(start):
+        raise UsageError(f"--start {start:g}: users are whole; a rate needs --rate")
+    return options.scenario(given, options.closed_loop(given, int(start)))
+
+
+def _by_users(
+    given: dict[str, Any], bench: Bench, scenario: Scenario, out: Path
+) -> tuple[SearchResult, list[tuple[Run, Summary]]]:
+    most = _MOST if given["max_users"] is None else given["max_users"]
+    told = given["start"] is not None
+    return search_with(
+        bench,
+        scenario,
+        out,
+        start=int(given["start"]) if told else _expected(given, most, bench, scenario),
+        max_users=most,
+        quiet=given["quiet"],
+        keep_partial=True,
+        **_wanted(given),
+    )
+
+
+def _by_rate(
+    given: dict[str, Any], bench: Bench, scenario: Scenario, out: Path
+) -> tuple[RateResult, list[tuple[Run, Summary]]]:
+    most = find_rate.MOST_RPS if given["max_rate"] is None else given["max_rate"]
+    start = min(find_rate.START_RPS, most) if given["start"] is None else given["start"]
+    return find_rate.search_with(
+        bench, scenario, out, start=start, max_rate=most, quiet=given["quiet"], **_wanted(given)
+    )
+
+
+def _wanted(given: dict[str, Any]) -> dict[str, Any]:
+    """How narrow, how sure, and how long at most."""
+    return {
+        "precision": share(given["precision"]),
+        "confidence": share(given["confidence"], "--confidence"),
+        "budget_s": given["budget"],
+    }
+
+
+def _expected(given: dict[str, Any], most: int, bench: Bench, scenario: Scenario) -> int:
     """Users to start with: what the engine model expects, where the hardware is told."""
     if given["gpu"] is None:
-        return int(min(_START, given["max_users"]))
+        return min(_START, most)
     from servecap.engine.spec import EngineSpec
     from servecap.predict.guess import first_level, users_expected
 
@@ -144,7 +183,7 @@ def _expected(given: dict[str, Any], bench: Bench, scenario: Scenario) -> int:
         expected = users_expected(spec, scenario)
     except UsageError as error:
         raise UsageError(f"{error}; or leave --gpu away: the search starts at {_START}") from None
-    first = first_level(expected, otherwise=_START, most=given["max_users"])
+    first = first_level(expected, otherwise=_START, most=most)
     if expected is not None:
         said = f"the engine model expects {expected.low:.0f} to {expected.high:.0f} users"
         progress.say(f"{said}: the first level has {first}", quiet=given["quiet"])

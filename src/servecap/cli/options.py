@@ -63,7 +63,9 @@ class Workers(click.ParamType[int | None]):
 _WORKERS_MAX = 256
 
 
-def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """All these options as one decorator, in their order."""
+
     def apply(command: F) -> F:
         for option in reversed(options):
             command = option(command)
@@ -78,7 +80,7 @@ high_load_option: Callable[[F], F] = click.option(
     help="More than 2000 users or 200 requests/s at a server that is not on this machine.",
 )
 
-access_options = _stack(
+access_options = stack(
     click.option(
         "--api",
         default="auto",
@@ -99,7 +101,7 @@ access_options = _stack(
     click.option("--proxy", metavar="URL", help="HTTP proxy to go through, http://host:port."),
 )
 
-target_options = _stack(
+target_options = stack(
     click.option("--url", required=True, help="Base URL, with or without /v1; or unix:///PATH."),
     click.option("--model", help="Model to ask for.  [default: the first that the server names]"),
     click.option("--stream/--no-stream", default=True, help="Stream the answers.  [default: on]"),
@@ -126,7 +128,7 @@ telemetry_switch: Callable[[F], F] = click.option(
     help="Look at the server's metrics, GPUs and machines beside each run.  [default: on]",
 )
 
-telemetry_options = _stack(
+telemetry_options = stack(
     telemetry_switch,
     click.option(
         "--metrics-url",
@@ -141,7 +143,7 @@ telemetry_options = _stack(
     click.option("--node-exporter", metavar="URL", help="Figures of the server's machine."),
 )
 
-workload_options = _stack(
+workload_options = stack(
     click.option(
         "--workload",
         default="chat-en",
@@ -172,7 +174,7 @@ workload_options = _stack(
     click.option("--tokenizer", metavar="FILE", help="tokenizer.json to count tokens with."),
 )
 
-judge_options = _stack(
+judge_options = stack(
     click.option(
         "--slo",
         default=slos.DEFAULT_SLO_TEXT,
@@ -255,7 +257,7 @@ judge_options = _stack(
     ),
 )
 
-output_options = _stack(
+output_options = stack(
     click.option("--out", metavar="FOLDER", help="Folder for the results."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),

@@ -12,6 +12,7 @@ import msgspec
 from servecap.cli import output
 from servecap.cli.find import SEARCH
 from servecap.errors import UNREADABLE, UsageError
+from servecap.scenario import Scenario
 
 if TYPE_CHECKING:
     from servecap.cell import Cell
@@ -19,19 +20,26 @@ if TYPE_CHECKING:
     from servecap.plan.answer import Plan
     from servecap.run import Run
     from servecap.search import SearchResult
+    from servecap.search.rate import RateResult
 
 
 class Stored(msgspec.Struct, frozen=True):
     """All that the paths of a report hold."""
 
     runs: list[tuple[Run, Summary]]
-    search: SearchResult | None
+    search: SearchResult | RateResult | None
     cells: list[Cell]
     plan: Plan | None
 
     def parts(self) -> dict[str, Any]:
         """By the names under which pages and charts take them."""
         return {"runs": self.runs, "search": self.search, "cells": self.cells, "plan": self.plan}
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What a search of either kind says of itself."""
+
+    scenario: Scenario
 
 
 @click.command("report")
@@ -112,7 +120,7 @@ def read(paths: Sequence[str]) -> Stored:
     from servecap.summarize import summarize
 
     runs: list[tuple[Run, Summary]] = []
-    searches: list[SearchResult] = []
+    searches: list[SearchResult | RateResult] = []
     cells: list[Cell] = []
     plans: list[Plan] = []
     for name in paths:
@@ -171,16 +179,20 @@ def _plan(path: Path) -> Plan | None:
         raise UsageError(f"{str(path)!r} is no plan of this version of servecap: {error}") from None
 
 
-def read_search(path: Path) -> SearchResult:
+def read_search(path: Path) -> SearchResult | RateResult:
     """The search stored at *path*.
 
     Raises:
         UsageError: it cannot be read.
     """
     from servecap.search import SearchResult
+    from servecap.search.rate import RateResult
 
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SearchResult)
+        data = path.read_bytes()
+        if msgspec.json.decode(data, type=_Asked).scenario.users is None:
+            return msgspec.json.decode(data, type=RateResult)
+        return msgspec.json.decode(data, type=SearchResult)
     except (OSError, *UNREADABLE) as error:
         raise UsageError(f"{str(path)!r} is no stored search: {error}") from None
 

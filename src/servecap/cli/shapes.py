@@ -122,8 +122,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_OPTIONS = (
-    click.option("--rate", type=float, metavar="RPS", help="Open loop: requests per second."),
+arrival_options: tuple[Callable[..., Any], ...] = (
     click.option(
         "--arrivals",
         type=click.Choice(["poisson", "constant", "gamma"]),
@@ -136,16 +135,21 @@ _OPTIONS = (
         help="Gamma gaps: standard deviation over mean (1 is Poisson, more is burstier).",
     ),
     click.option(
+        "--max-in-flight",
+        type=click.IntRange(1),
+        help="Open loop: arrivals beyond that fail.  [default: 20000]",
+    ),
+)
+_OPTIONS = (
+    click.option("--rate", type=float, metavar="RPS", help="Open loop: requests per second."),
+    *arrival_options[:2],
+    click.option(
         "--schedule",
         type=ScheduleText(),
         help="Rate over time: ramp:TO/S from --rate to TO within S seconds, steps:A,B,C/S for S "
         "seconds each, day:W,W,.../S a day's weights within S seconds (mean: --rate).",
     ),
-    click.option(
-        "--max-in-flight",
-        type=click.IntRange(1),
-        help="Open loop: arrivals beyond that fail.  [default: 20000]",
-    ),
+    arrival_options[2],
     click.option("--trace", metavar="FILE", help="Open loop: replay this trace."),
     click.option(
         "--trace-format",
@@ -181,15 +185,23 @@ def open_loop(given: dict[str, Any]) -> OpenLoop | None:
             "--trace and --sessions: a trace tells itself when each turn was sent; give --rate or"
             " --users for sessions whose users wait"
         )
-    ceiling = given["max_in_flight"] or OpenLoop(rate_rps=1).max_in_flight
     if trace is not None:
-        return OpenLoop(rate_rps=0, arrivals="trace", max_in_flight=ceiling)
-    load = _at_rate(given, ceiling)
+        return OpenLoop(rate_rps=0, arrivals="trace", max_in_flight=_ceiling(given))
+    load = at_rate(given)
     sessions = given["sessions"] or "sessions:" in given["workload"]
     return with_think(load, given["think"]) if sessions else load
 
 
-def _at_rate(given: dict[str, Any], ceiling: int) -> OpenLoop:
+def _ceiling(given: dict[str, Any]) -> int:
+    return given["max_in_flight"] or OpenLoop(rate_rps=1).max_in_flight
+
+
+def at_rate(given: dict[str, Any]) -> OpenLoop:
+    """Requests at the rate, or by the schedule, that the options ask for.
+
+    Raises:
+        UsageError: a rate that cannot be, or two of them.
+    """
     rate, plan, cv = given["rate"], given["schedule"], given["burstiness"]
     if isinstance(plan, Steps):
         if rate is not None:
@@ -209,7 +221,7 @@ def _at_rate(given: dict[str, Any], ceiling: int) -> OpenLoop:
         arrivals=arrivals,
         cv=1.0 if cv is None else cv,
         schedule=plan,
-        max_in_flight=ceiling,
+        max_in_flight=_ceiling(given),
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 import msgspec
 
@@ -43,9 +44,9 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Search(msgspec.Struct, frozen=True):
-    """What is read of a search: only its answer."""
+    """What is read of a search: only its answer, of users or of a rate."""
 
-    capacity: Capacity
+    capacity: dict[str, Any]
 
 
 def folders_of(path: Path) -> list[Path]:
@@ -209,7 +210,8 @@ def _capacity(folder: Path) -> Capacity | None:
     """
     path = folder.parent / SEARCH
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Search).capacity
+        found = msgspec.json.decode(path.read_bytes(), type=_Search).capacity
+        return None if "rate_rps" in found else msgspec.convert(found, Capacity)
     except FileNotFoundError:
         return None
     except OSError as error:

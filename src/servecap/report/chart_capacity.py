@@ -12,17 +12,20 @@ from servecap.cell import Cell
 from servecap.metrics import LimitCheck
 from servecap.plan.answer import GpuPlan, ModelPlan, Split
 from servecap.plan.sizing import gpu_label
-from servecap.report import overview, units
+from servecap.report import overview, rate_text, units
 from servecap.report.canvas import Canvas, Chart, Colour, Key
 from servecap.report.table import Column, Table, text_column
 from servecap.search import Level, SearchResult
+from servecap.search.rate import RateLevel, RateResult
 from servecap.slo import Limit
 
 _TONES: dict[str, Colour] = {"pass": "teal", "fail": "red", "unsure": "amber", "invalid": "grey"}
 _ROW_PX = 27
+AnySearch = SearchResult | RateResult
+AnyLevel = Level | RateLevel
 
 
-def search_chart(search: SearchResult) -> Chart | None:
+def search_chart(search: AnySearch) -> Chart | None:
     """Every level tried: its latency with interval against each limit, coloured by verdict."""
     limits = [x for x in search.scenario.slo.limits if _points(search.levels, x)]
     if not limits:
@@ -43,7 +46,23 @@ def search_chart(search: SearchResult) -> Chart | None:
     )
 
 
-def _points(levels: Sequence[Level], limit: Limit) -> list[tuple[Level, LimitCheck]]:
+def _unit_of_load(search: AnySearch) -> str:
+    return "requests/s" if isinstance(search, RateResult) else "users"
+
+
+def _load(level: AnyLevel) -> float:
+    return float(level.users) if isinstance(level, Level) else level.rate_rps
+
+
+def _interval(search: AnySearch) -> tuple[float, float | None]:
+    """Where the capacity lies."""
+    if isinstance(search, RateResult):
+        return search.capacity.rate_rps, search.capacity.rate_high_rps
+    high = search.capacity.users_high
+    return search.capacity.users, None if high is None else high + 1
+
+
+def _points(levels: Sequence[AnyLevel], limit: Limit) -> list[tuple[AnyLevel, LimitCheck]]:
     return [
         (level, check)
         for level in levels
@@ -52,19 +71,17 @@ def _points(levels: Sequence[Level], limit: Limit) -> list[tuple[Level, LimitChe
     ]
 
 
-def _draw_search(canvas: Canvas, search: SearchResult, limits: list[Limit]) -> None:
+def _draw_search(canvas: Canvas, search: AnySearch, limits: list[Limit]) -> None:
     shown = [_unit(search, limit) for limit in limits]
     names = [
         f"{units.SHORT.get(limit.metric, limit.metric)} {limit.statistic}, {unit.name}"
         for limit, unit in zip(limits, shown, strict=True)
     ]
-    panels = canvas.panels(names, "users")
-    capacity = search.capacity
-    users = [level.users for level in search.levels]
-    right = max(users) * 1.06
+    panels = canvas.panels(names, _unit_of_load(search))
+    right = max(map(_load, search.levels)) * 1.06
+    low, high = _interval(search)
     for ax, limit, unit in zip(panels, limits, shown, strict=True):
-        high = right if capacity.users_high is None else capacity.users_high + 1
-        canvas.shade(ax, capacity.users, high)
+        canvas.shade(ax, low, right if high is None else high)
         top = limit.at_most_s
         for level, check in _points(search.levels, limit):
             _draw_level(canvas, ax, level, check, unit)
@@ -77,35 +94,36 @@ def _draw_search(canvas: Canvas, search: SearchResult, limits: list[Limit]) -> N
         ax.tick_params(labelbottom=ax is panels[-1])
 
 
-def _unit(search: SearchResult, limit: Limit) -> units.Unit:
+def _unit(search: AnySearch, limit: Limit) -> units.Unit:
     values = [check.value_s for _, check in _points(search.levels, limit) if check.value_s]
     return units.time_unit(max([*values, limit.at_most_s]))
 
 
 def _draw_level(
-    canvas: Canvas, ax: Axes, level: Level, check: LimitCheck, unit: units.Unit
+    canvas: Canvas, ax: Axes, level: AnyLevel, check: LimitCheck, unit: units.Unit
 ) -> None:
     colour: Colour = _TONES[overview.tone(level)]
     value = (check.value_s or 0.0) * unit.per_s
     if check.low_s is not None and check.high_s is not None:
         # An open side reaches past the chart.
         low, high = max(check.low_s, 0.0), min(check.high_s, 1e6)
-        x = [level.users, level.users]
+        x = [_load(level), _load(level)]
         y = [low * unit.per_s, high * unit.per_s]
         ax.plot(x, y, color=canvas.colour(colour), linewidth=2, solid_capstyle="butt", alpha=0.6)
-    canvas.dots(ax, np.array([float(level.users)]), np.array([value]), colour, 8, alpha=1)
+    canvas.dots(ax, np.array([_load(level)]), np.array([value]), colour, 8, alpha=1)
 
 
-def _search_points(search: SearchResult, limits: list[Limit]) -> Table:
+def _search_points(search: AnySearch, limits: list[Limit]) -> Table:
     rows = []
     for level in search.levels:
         told = {check.limit: check for check in level.summary.checks}
         values = [units.seconds(told[x].value_s) if x in told else units.UNKNOWN for x in limits]
-        rows.append((f"{level.users:,}", overview.said(level), *values))
+        load = f"{level.users:,}" if isinstance(level, Level) else rate_text.rate(level.rate_rps)
+        rows.append((load, overview.said(level), *values))
     heads = (f"{units.SHORT.get(x.metric, x.metric)} {x.statistic}" for x in limits)
     return Table(
         title="",
-        columns=(Column("users"), text_column("verdict"), *map(Column, heads)),
+        columns=(Column(_unit_of_load(search)), text_column("verdict"), *map(Column, heads)),
         rows=tuple(rows),
     )
 

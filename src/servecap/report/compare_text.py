@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from servecap.compare import ERRORS, RATES, USERS, Change, Comparison
+from servecap.compare import ERRORS, RATE, RATES, USERS, Change, Comparison
 from servecap.gate import GateCheck
 from servecap.metrics import Verdict
 from servecap.report import units
@@ -166,7 +166,7 @@ def _row(row: Change) -> tuple[str, ...]:
 def _value(metric: str, value: float | None) -> str:
     if metric == ERRORS:
         return units.share(value)
-    if metric in RATES:
+    if metric in (*RATES, RATE):
         return units.count(value) + ("" if value is None else " /s")
     return units.count(value, 0) if metric == USERS else units.seconds(value)
 

@@ -29,6 +29,7 @@ from servecap.report import (
     language,
     overview,
     plan_text,
+    rate_text,
     search_text,
     units,
     words,
@@ -39,6 +40,7 @@ from servecap.report.overview import Runs
 from servecap.report.table import Table
 from servecap.run import Run
 from servecap.search import SearchResult
+from servecap.search.rate import RateResult
 
 MOST_RUNS_DRAWN = 4  # charts of more runs would make the page slow and large
 MOST_CHART_BYTES = 1_500_000  # of a page of 2 MB
@@ -90,7 +92,7 @@ def write_html(
     path: str | Path,
     *,
     runs: Runs = (),
-    search: SearchResult | None = None,
+    search: SearchResult | RateResult | None = None,
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
     compared: Sequence[Compared] = (),
@@ -112,7 +114,7 @@ def write_html(
 def render(
     *,
     runs: Runs = (),
-    search: SearchResult | None = None,
+    search: SearchResult | RateResult | None = None,
     cells: Sequence[Cell] | None = None,
     plan: Plan | None = None,
     compared: Sequence[Compared] = (),
@@ -209,12 +211,16 @@ def _plan_section(plan: Plan, lang: str) -> Section:
     )
 
 
-def _search_section(search: SearchResult, lang: str) -> Section:
+def _search_section(search: SearchResult | RateResult, lang: str) -> Section:
     chart = chart_capacity.search_chart(search)
     return Section(
         name="search",
         title="Search for the capacity",
-        tables=[search_text.level_table(search)],
+        tables=[
+            rate_text.level_table(search)
+            if isinstance(search, RateResult)
+            else search_text.level_table(search)
+        ],
         pictures=[picture(chart, lang)] if chart else [],
         lists=[],
     )

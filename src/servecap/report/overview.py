@@ -12,12 +12,14 @@ from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.plan.answer import Plan
 from servecap.plan.sizing import gpu_label
-from servecap.report import plan_text, search_text, units, words
+from servecap.report import plan_text, rate_text, search_text, units, words
 from servecap.report.table import Column, Table, text_column
 from servecap.report.words import Headline
 from servecap.run import Run
 from servecap.search import Level, SearchResult
 from servecap.search.machine import CHANGED
+from servecap.search.rate import RateLevel, RateResult
+from servecap.search.rate_machine import CONTRADICTED
 
 Runs = Sequence[tuple[Run, Summary]]
 
@@ -31,7 +33,10 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 def headline(
-    runs: Runs, search: SearchResult | None, cells: Sequence[Cell] | None, plan: Plan | None
+    runs: Runs,
+    search: SearchResult | RateResult | None,
+    cells: Sequence[Cell] | None,
+    plan: Plan | None,
 ) -> Headline:
     """The one answer of the whole report: the plan's, else the search's, the matrix's, the run's.
 
@@ -41,6 +46,8 @@ def headline(
     if plan is not None:
         return plan_headline(plan)
     if search is not None:
+        if isinstance(search, RateResult):
+            return rate_headline(search, runs)
         return search_headline(search, runs)
     if cells:
         return matrix_headline(cells)
@@ -96,6 +103,25 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
         plain=plain,
         quote=units.clean(search_text.headline(search)),
         todo=(figures + units.clean(search_text.meaning(search), 1000),),
+    )
+
+
+def rate_headline(result: RateResult, runs: Runs = ()) -> Headline:
+    """The capacity in requests/s, in words."""
+    changed = (result.unsure or "").startswith((CHANGED, CONTRADICTED))
+    plain = rate_text.plain(result)
+    if changed:
+        plain = "The server changed while it was searched: its capacity is not sure."
+    if any(run.header.source == "simulated" for run, _ in runs):
+        plain = f"{plain} {words.SIMULATED}"
+    held, named = result.at_capacity, rate_text.rate(result.capacity.rate_rps)
+    figures = "" if held is None else f"At {named} requests/s: {_means(held.summary)}. "
+    return Headline(
+        badge="UNSURE" if changed else f"CAPACITY {named}/s",
+        tone="unsure" if changed else "fail" if result.capacity.rate_rps == 0 else "pass",
+        plain=plain,
+        quote=units.clean(rate_text.headline(result)),
+        todo=(figures + units.clean(rate_text.meaning(result), 1200),),
     )
 
 
@@ -222,12 +248,12 @@ def _level_figures(summary: Summary) -> tuple[str, ...]:
     )
 
 
-def said(level: Level) -> str:
+def said(level: Level | RateLevel) -> str:
     """The level's verdict in capitals; INVALID where it cannot be believed."""
     return level.verdict.value.upper() if level.valid else "INVALID"
 
 
-def tone(level: Level) -> str:
+def tone(level: Level | RateLevel) -> str:
     """The verdict's tone: "pass", "fail", "unsure" or "invalid"."""
     return level.verdict.value if level.valid else "invalid"
 

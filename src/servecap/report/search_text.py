@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from servecap.metrics import Summary
-from servecap.report import units
+from servecap.report import rate_text, units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 from servecap.search import Level, SearchResult
+from servecap.search.rate import RateResult
 
 
-def search_text(result: SearchResult) -> str:
+def search_text(result: SearchResult | RateResult) -> str:
     """The whole result of a search as plain text, at most 100 columns, ending in a newline."""
-    out = [*paragraph(headline(result)), "", *paragraph(meaning(result)), ""]
-    out += lines(level_table(result))
+    if isinstance(result, RateResult):
+        said = rate_text.headline(result), rate_text.meaning(result)
+        levels = rate_text.level_table(result)
+    else:
+        said, levels = (headline(result), meaning(result)), level_table(result)
+    out = [line for text in said for line in (*paragraph(text), "")]
+    out += lines(levels)
     return "\n".join(out) + "\n"
 
 

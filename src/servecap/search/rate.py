@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from servecap import audit, flow, rand
+from servecap import audit, flow, rand, stats
+from servecap.cell import RateCapacity
 from servecap.errors import UsageError
 from servecap.metrics import Summary, Verdict
 from servecap.run import Probe
@@ -18,23 +19,10 @@ from servecap.search.known import Estimate
 from servecap.search.machine import CONFIDENCE
 from servecap.search.rate_known import SATURATION, Heard, RateKnown
 from servecap.search.rate_machine import RateSearch
+from servecap.search.saturation import HOLDS
+from servecap.slo import Limit
 
 __all__ = ["SATURATION", "RateCapacity", "RateLevel", "RateResult", "find_rate"]
-
-
-class RateCapacity(msgspec.Struct, frozen=True, kw_only=True):
-    """The most requests/s for which the SLO holds while they come for ever.
-
-    At its `confidence` the limit lies within `rate_rps`, the rate to promise, and `rate_high_rps`
-    (None: no upper end was found). `rate_rps` is 0 where no rate was shown to be carried.
-    """
-
-    rate_rps: float
-    rate_high_rps: float | None
-    confidence: float
-    limited_by: str | None = None  # what breaks first: a limit of the SLO, or "saturation"
-    answered_rps: float | None = None  # by a server that always has work; None: never reached
-    answered_error: float | None = None  # its standard error, as a share
 
 
 class RateLevel(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +100,7 @@ def find_rate(
         requests=scenario.stop.requests,
         least=least,
         arrivals_cv2=flow.arrivals_cv2(load),
+        holds=holds(scenario.slo.limits),
         longest_s=longest_s if budget_s is None else min(longest_s, budget_s / 3),
         seed=rand.derive(scenario.seed, "search"),
     )
@@ -133,6 +122,20 @@ def find_rate(
         estimate=estimate,
         unsure=search.unsure(),
     )
+
+
+def holds(limits: Sequence[Limit]) -> float:
+    """Correlation times of a queue that a window must hold, for these limits.
+
+    Two of them are worth one independent request, and a percentile needs as many of those as prove
+    it when none is over the limit.
+    """
+    tails = [
+        stats.requests_needed(0, quantile=x.quantile, confidence=CONFIDENCE)
+        for x in limits
+        if x.quantile is not None and x.quantile < 1
+    ]
+    return max([HOLDS, *(2.0 * n for n in tails)])
 
 
 def _told(search: RateSearch, attempt: Attempt) -> bool:

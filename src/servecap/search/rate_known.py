@@ -13,7 +13,7 @@ from servecap.metrics import Flow
 from servecap.search import curve
 from servecap.search.evidence import ERROR_RATE, Margin, at_least, worth_at_most
 from servecap.search.known import Ints, Known, Told
-from servecap.search.saturation import HOLDS, Service, service_of
+from servecap.search.saturation import Service, service_of
 
 SATURATION = "saturation"  # the limit that no SLO names
 _PATHS = 1000
@@ -47,13 +47,25 @@ class RateKnown(Known):
     """
 
     def __init__(
-        self, *, smallest: float, most: float, confidence: float, arrivals_cv2: float, seed: int
+        self,
+        *,
+        smallest: float,
+        most: float,
+        confidence: float,
+        arrivals_cv2: float,
+        holds: float,
+        seed: int,
     ) -> None:
+        """
+        Args:
+            holds: correlation times that a window must hold to show that a rate is carried.
+        """
         super().__init__(most=most, confidence=confidence, whole=False, seed=seed)
         self.heard: list[Heard] = []
         self.service: Service | None = None
         self._smallest = smallest
         self._cv2 = arrivals_cv2
+        self.holds = holds
 
     def hear(self, level: Heard) -> None:
         """One more level; what the others tell is weighed again by what it shows."""
@@ -66,12 +78,7 @@ class RateKnown(Known):
     def long_enough(self, level: Heard) -> bool:
         """Whether its window is long enough to show that its rate is carried for good."""
         settled = level.flow is not None and level.flow.state == "settled" and level.stationary
-        return settled and level.window_s >= HOLDS * self._correlation_s(level.load)
-
-    def limited_share(self, name: str) -> float:
-        """The chance that this limit is the first to break."""
-        edges, limit, names = self._sampled()
-        return float(((limit == names.index(name)) & np.isfinite(edges)).mean())
+        return settled and level.window_s >= self.holds * self._correlation_s(level.load)
 
     def _correlation_s(self, rate_rps: float) -> float:
         return 0.0 if self.service is None else self.service.correlation_s(rate_rps)

@@ -11,17 +11,18 @@ import math
 from servecap.errors import UsageError
 from servecap.search.known import Estimate
 from servecap.search.machine import CONFIDENCE, Ask, Search
-from servecap.search.rate_known import SATURATION, Heard, RateKnown
+from servecap.search.rate_known import Heard, RateKnown
 from servecap.search.saturation import HOLDS
 
 _BEYOND = 1.5  # times the upper end: a queue at a rate that far below another is short
 _OVER = (1.3, 1.4, 1.2, 1.5, 1.25, 1.35, 1.45, 1.15)  # times what is answered: the queue grows
 _CONTRADICTING = 3  # levels that measured what is answered, and differ
-_HANGS = 0.2  # chance that the queue is what limits, from which its rate is worth measuring
+_OF_SPARE = 0.15  # of what is left to the rate of answers, that its error may be
 _ITS_PART = 0.35  # of the precision that the error of the rate of answers may take
 _TAILS = 2.6  # standard errors at the ends of an interval at 95% whose tails are 2.5 times smaller
 _ANSWERS_MOST = 40  # times the usual requests, for a level that measures the rate of answers
 _ROOM = 1.3  # times the least window, for warm-up and noise
+_CLOSE_BY = 0.97  # of the rate of answers: what it would take to promise that much is told
 _NEAR_REACH = 0.98  # of the largest rate that there is time for: as good as that
 _LENGTH_MOST = 0.9  # of the longest time of a level that its window may need
 
@@ -40,6 +41,7 @@ class RateSearch(Search):
         requests: int = 250,
         least: int = 60,
         arrivals_cv2: float = 1.0,
+        holds: float = HOLDS,
         longest_s: float = 900.0,
         seed: int = 0,
     ) -> None:
@@ -47,6 +49,7 @@ class RateSearch(Search):
         Args:
             smallest: the smallest rate that is tried, in requests/s.
             arrivals_cv2: squared coefficient of variation of the gaps between arrivals.
+            holds: correlation times that a window must hold to show that a rate is carried.
             longest_s: how long a level may take.
         """
         if not 0 < start <= most:
@@ -66,6 +69,7 @@ class RateSearch(Search):
             most=most,
             confidence=confidence,
             arrivals_cv2=arrivals_cv2,
+            holds=holds,
             seed=seed,
         )
         self._known = self._rates
@@ -90,7 +94,9 @@ class RateSearch(Search):
 
     def _at(self, load: float, requests: int, why: str) -> Ask:
         service, load = self._rates.service, max(load, self._smallest)
-        least_s = 0.0 if service is None else _ROOM * HOLDS * service.correlation_s(load)
+        least_s = (
+            0.0 if service is None else _ROOM * self._rates.holds * service.correlation_s(load)
+        )
         most_s = _LENGTH_MOST * self._longest_s
         if least_s > 1.01 * most_s:
             least_s = 0.0  # not to be reached: it need not be tried
@@ -131,10 +137,11 @@ class RateSearch(Search):
             if top >= min(_BEYOND * high, self._most):
                 return None
             load = min(_BEYOND * high, self._most)
-            why = "well above the limit: does the queue settle, or does it grow for ever?"
+            why = "well above: does the queue settle?"
             return None if self._tried(load) else self._at(load, self._few(), why)
-        wanted_error = _ITS_PART * self._precision / _TAILS
-        if service.error <= wanted_error or not self._matters():
+        spare = 1 - estimate.best / service.rate_rps
+        wanted_error = max(_ITS_PART * self._precision / _TAILS, _OF_SPARE * spare)
+        if service.error <= wanted_error:
             return None
         requests = int(min((1 / wanted_error) ** 2, _ANSWERS_MOST * self._requests))
         room = int(_LENGTH_MOST * self._longest_s * service.rate_rps)
@@ -142,19 +149,15 @@ class RateSearch(Search):
         for factor in _OVER:
             load = factor * service.rate_rps
             if load <= self._most and not self._tried(load):
-                return self._at(load, requests, "above what it can answer: how much is that?")
+                return self._at(load, requests, "above what it can answer")
         return None
-
-    def _matters(self) -> bool:
-        """Whether the rate of answers is what the interval's upper end hangs on."""
-        return self._rates.limited_share(SATURATION) > _HANGS
 
     def _reach(self) -> float:
         """The largest rate that the longest level can show to be carried."""
         service = self._rates.service
         if service is None:
             return math.inf
-        return service.reach_rps(_LENGTH_MOST * self._longest_s / _ROOM)
+        return service.reach_rps(_LENGTH_MOST * self._longest_s / _ROOM, self._rates.holds)
 
     def _to_name(self, estimate: Estimate) -> Ask | None:
         reach = self._reach()
@@ -165,7 +168,7 @@ class RateSearch(Search):
             return None
         for load in (reach, 0.98 * reach, 0.95 * reach):
             if load > named and not self._tried(load):
-                why = "the rate that can be promised, measured itself"
+                why = "the rate to promise, measured itself"
                 return self._at(load, self._requests, why)
         return None
 
@@ -182,11 +185,12 @@ class RateSearch(Search):
             return said
         if service.rate_rps is None or estimate.high < 0.9 * service.rate_rps:
             return said
-        least_s = _ROOM * HOLDS * service.correlation_s(0.97 * service.rate_rps)
+        memory_s = service.dispersion / service.rate_rps / (1 - _CLOSE_BY) ** 2
+        least_s = _ROOM * self._rates.holds * memory_s
         return (
             f"{said}; so near to what the server answers ({_said(service.rate_rps)}/s) a queue "
-            f"moves slowly: a level at 97% of that must run {least_s:,.0f} s (--max-duration, now "
-            f"{self._longest_s:,.0f})"
+            f"moves slowly: a level at {_CLOSE_BY:.0%} of that must run {least_s:,.0f} s, and here "
+            f"none may take longer than {self._longest_s:,.0f} s (--max-duration, --budget)"
         )
 
 

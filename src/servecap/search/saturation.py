@@ -18,6 +18,7 @@ from servecap.metrics import Flow
 HOLDS = 6.0  # correlation times that a window must hold to show that a rate is carried
 _SCATTER = 0.005  # of a server's own rate from one level to another, at least
 _DISPERSION = (0.05, 8.0)  # of the answers: a short look may see too little or too much
+_SURE = 1.645  # standard errors below the likeliest rate: the queue may be as long as that
 _GRID = 1201
 _APART = 9.0  # chi-square per degree of freedom beyond which levels contradict each other
 
@@ -38,8 +39,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def correlation_s(self, rate_rps: float) -> float:
         """How long the queue at that rate remembers: the time scale of its random walk.
 
-        Infinite at the rate of answers and above. 0 where the server's rate is unknown, and the
-        load far below what it answers; infinite where that cannot be said either.
+        Infinite at the rate of answers (where that is at the low end of what it may be) and above;
+        0 where the queue never grew, so that nothing bounds the rate of answers.
 
         Source:
             Whitt, Planning queueing simulations, Management Science 35 (1989): run lengths grow
@@ -47,15 +48,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.rate_rps is None:
             return 0.0
-        spare = 1 - rate_rps / self.rate_rps
-        return math.inf if spare <= 0 else self.dispersion / self.rate_rps / spare**2
+        least = self.rate_rps * math.exp(-_SURE * self.error)
+        spare = 1 - rate_rps / least
+        return math.inf if spare <= 0 else self.dispersion / least / spare**2
 
-    def reach_rps(self, window_s: float) -> float:
-        """The largest rate that a window of that length can show to be carried."""
+    def reach_rps(self, window_s: float, holds: float = HOLDS) -> float:
+        """The largest rate at which a window of that length holds so many correlation times."""
         if self.rate_rps is None:
             return math.inf
-        spare = math.sqrt(HOLDS * self.dispersion / (self.rate_rps * window_s))
-        return self.rate_rps * max(0.0, 1 - spare)
+        least = self.rate_rps * math.exp(-_SURE * self.error)
+        return least * max(0.0, 1 - math.sqrt(holds * self.dispersion / (least * window_s)))
 
 
 def service_of(flows: Sequence[Flow], arrivals_cv2: float) -> Service | None:

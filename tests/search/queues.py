@@ -19,7 +19,7 @@ from servecap import rand, steady
 from servecap.level import gone_on, shifted
 from servecap.load import Feed, change, feed_for
 from servecap.record import Arrival, Outcome, Record, Request, Times, TokenSource
-from servecap.run import Header, Run, Status
+from servecap.run import Header, Run, Source, Status
 from servecap.scenario import OpenLoop, Scenario, Target
 
 TOKEN_S = 0.02  # of decoding: an answer's tokens follow from its service time
@@ -92,10 +92,16 @@ class Queue:
 class Live:
     """The queue under a load that lives on from level to level, as `simulate.Simulation` does."""
 
-    def __init__(self, server: Queue, seed: int, change: Callable[[Record], Record]) -> None:
+    def __init__(
+        self,
+        server: Queue,
+        seed: int,
+        change: Callable[[Record], Record] = lambda record: record,
+        source: Source = "simulated",
+    ) -> None:
         self._server = server
         self._random = random.Random(rand.derive(seed, "services"))
-        self._seed, self._change = seed, change
+        self._seed, self._change, self._source = seed, change, source
         self._starts = 0
         self._age_s = 0.0
         self._feed: Feed | None = None
@@ -159,7 +165,7 @@ class Live:
             if a.planned_s <= self._now_s
         ]
         header = Header(
-            scenario=scenario, target=Target(url="x", api="x"), source="simulated",
+            scenario=scenario, target=Target(url="x", api="x"), source=self._source,
             servecap_version="0", started_utc="2026-01-01T00:00:00+00:00", status=Status.COMPLETE,
             load_end_s=end_s, stop_reason=reason,
         )  # fmt: skip
@@ -171,7 +177,7 @@ class Live:
             arrival = self._waiting.popleft()
             in_flight = len(self._busy) + 1
             taken_s = server.drawn_s(self._random)
-            tokens = 2 + round(taken_s / TOKEN_S)
+            tokens = 1 + max(1, round(taken_s / TOKEN_S))
             taken_s *= 1 + server.slowing * in_flight + self._rate_rps / server.slow_rps
             if server.scatter:
                 sigma = server.scatter
