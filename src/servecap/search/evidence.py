@@ -64,10 +64,7 @@ def worth_at_most(margin: Margin, most: float, *, spread: float) -> Margin:
     if margin.allowed is not None and margin.worth is not None:
         if margin.worth <= most:
             return margin
-        share = (margin.broken or 0) / margin.requests
-        mean, error = _normal_score(share * most + 0.5, (1 - share) * most + 0.5)
-        value = mean - _NORMAL.inv_cdf(margin.allowed)
-        return msgspec.structs.replace(margin, value=value, error=error, worth=most)
+        return scored(margin, worth=most)
     error = max(spread, margin.spread or 0.0) / math.sqrt(most)
     return msgspec.structs.replace(margin, error=max(margin.error, error))
 

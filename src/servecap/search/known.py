@@ -86,6 +86,7 @@ class Known:
         self.whole = whole
         self.told: list[Told] = []
         self._seed = seed
+        self._share = whole  # rates: near saturation each window is worth what it is by itself
         self._edges: tuple[stats.Floats, Ints, list[str]] | None = None  # of what is told so far
 
     def add(self, load: float, margins: Sequence[Margin], requests: int) -> None:
@@ -229,8 +230,8 @@ class Known:
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
         above = [p for p in seen if p[0] > high][:_NEIGHBOURS]
         used = [*below, *(p for p in seen if low <= p[0] <= high), *above]
-        loads = [load for load, _, _ in used]
-        together = pooled(loads, [m for _, m, _ in used])
+        loads, margins = [load for load, _, _ in used], [m for _, m, _ in used]
+        together = pooled(loads, margins) if self._share else margins
         return curve.points(loads, together, [order for _, _, order in used])
 
 

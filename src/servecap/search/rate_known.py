@@ -193,6 +193,7 @@ class RateKnown(Known):
                 x=_pressure(np.exp(told.x[near]), rate),
                 value=told.value[near],
                 error=told.error[near],
+                order=told.order[near],
             )
             curves = curve.monotone(curve.paths(points, steps, len(part), rng))
             edges[row, part] = rng.permutation(curve.crossings(curves, loads))
