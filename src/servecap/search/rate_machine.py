@@ -181,9 +181,9 @@ class RateSearch(Search):
             )
         said = super().unsure()
         estimate = self.estimate()
-        if said is None or estimate is None or estimate.high is None or service is None:
+        if said is None or estimate is None or estimate.high is None or self._moved() is not None:
             return said
-        if service.rate_rps is None or estimate.high < 0.9 * service.rate_rps:
+        if service is None or service.rate_rps is None or estimate.high < 0.9 * service.rate_rps:
             return said
         memory_s = service.dispersion / service.rate_rps / (1 - _CLOSE_BY) ** 2
         least_s = _ROOM * self._rates.holds * memory_s
