@@ -14,6 +14,7 @@ from servecap.search.machine import CONFIDENCE, Ask, Search
 from servecap.search.rate_known import Heard, RateKnown
 from servecap.search.saturation import HOLDS
 
+CONTRADICTED = "UNSURE: the levels contradict each other"
 _BEYOND = 1.5  # times the upper end: a queue at a rate that far below another is short
 _OVER = (1.3, 1.4, 1.2, 1.5, 1.25, 1.35, 1.45, 1.15)  # times what is answered: the queue grows
 _CONTRADICTING = 3  # levels that measured what is answered, and differ
@@ -176,8 +177,8 @@ class RateSearch(Search):
         service = self._rates.service
         if service is not None and service.contradicted:
             return (
-                "UNSURE: the levels contradict each other: what the server answers when it always "
-                "has work differs by more than chance, so it changes with time or with the load"
+                f"{CONTRADICTED}: what the server answers when it always has work differs by more "
+                "than chance, so it changes with time or with the load"
             )
         said = super().unsure()
         estimate = self.estimate()
