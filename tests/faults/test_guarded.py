@@ -32,8 +32,9 @@ signal.pause()
 """
 # What starts it, and then waits to be killed.
 STARTER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from servecap import guarded
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup would have us ignore
 guarded.start(sys.argv[1:], output=subprocess.DEVNULL, stop_timeout_s=0.3)
 print("started", flush=True)
 time.sleep(600)
