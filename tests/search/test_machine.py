@@ -127,6 +127,23 @@ def test_what_cannot_be_measured_bounds_the_search_without_breaking_a_limit() ->
     assert "cannot be measured" in search.stop_reason
 
 
+@pytest.mark.parametrize("barred", range(20, 72, 3))
+def test_a_load_that_cannot_be_measured_is_not_asked_for_again(barred: int) -> None:
+    """A slope that pointed to 58.8 users, rounded to the barred 59, once went on for ever."""
+    search = Search(start=8, most=1000, precision=0.05)
+    loads: list[float] = []
+    while (asked := search.ask()) is not None:
+        loads.append(asked.load)
+        assert len(loads) <= 20
+        if asked.load >= barred:
+            search.bar(asked.load)
+        else:
+            value = math.log((asked.load + 1) / 59.8)
+            margin = Margin(limit="x", value=value, error=0.01, requests=99)
+            search.tell(asked.load, [margin], 99)
+    assert len(loads) == len(set(loads))
+
+
 def test_rates_need_not_be_whole() -> None:
     search = Search(start=0.5, most=100, precision=0.05, whole=False)
     while (asked := search.ask()) is not None:

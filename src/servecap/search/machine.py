@@ -72,6 +72,7 @@ class Search:
         self._whole = whole
         self._known = Known(most=most, confidence=confidence, whole=whole, seed=seed)
         self._barred: float | None = None  # from this load on, nothing can be measured
+        self._bars = 0  # levels of which nothing was learned
         self._names = 0  # levels that were asked for in order to be named
         self.stop_reason = ""
 
@@ -82,6 +83,7 @@ class Search:
     def bar(self, load: float) -> None:
         """Nothing can be learned at this load or above it: what was found was not valid."""
         self._barred = load if self._barred is None else min(load, self._barred)
+        self._bars += 1
 
     def estimate(self) -> Estimate | None:
         """What is known of the capacity; None before the first level."""
@@ -97,7 +99,7 @@ class Search:
         Args:
             last: there is no time for another one after it, so it is one that can be named.
         """
-        if len(self._told) >= _LEVELS_MOST:
+        if len(self._told) + self._bars >= _LEVELS_MOST:
             return self._stop(f"{_LEVELS_MOST} levels did not narrow it further")
         estimate = self.estimate()
         if estimate is None:
@@ -148,7 +150,7 @@ class Search:
         guess = self._extrapolated(top)
         load = min(max(guess, top.load * _LEAP_LEAST), top.load * _LEAP_MOST, ceiling)
         if self._whole:
-            load = max(load, top.load + 1)
+            load = max(self._rounded(load), top.load + 1)  # as it will be asked, and may be barred
         if self._barred is not None and load >= self._barred:
             load = math.sqrt(top.load * self._barred)
             if self._tried(load) or load / top.load < 1 + self._precision:
@@ -219,7 +221,7 @@ class Search:
         return int(min(max(wanted, self._requests), _MORE_MOST * self._requests))
 
     def _tried(self, load: float) -> bool:
-        if self._barred is not None and load >= self._barred:
+        if self._barred is not None and self._rounded(load) >= self._barred:
             return True
         return self._same(load)
 
