@@ -9,9 +9,9 @@ import pytest
 import synthetic
 
 from servecap import steady
-from servecap.metrics import LimitCheck, Summary, Verdict
+from servecap.metrics import Flow, FlowState, LimitCheck, Summary, Verdict
 from servecap.record import TokenSource
-from servecap.report import units
+from servecap.report import language, units, words
 from servecap.report.text import summary_text
 from servecap.run import Run, Status
 from servecap.scenario import OpenLoop, WorkloadSpec
@@ -158,13 +158,38 @@ def test_foreign_text_neither_escapes_nor_breaks_the_width(text: str) -> None:
     assert max(map(units.width, report.splitlines())) <= 100
 
 
+@pytest.mark.parametrize(
+    ("state", "english", "chinese"),
+    [
+        ("settled", "the queue settles: ", "队列趋于稳定："),
+        ("growing", "the queue grows without bound: ", "队列无限增长："),
+        ("unclear", "whether the queue settles is unclear: ", "队列是否趋于稳定尚不明确："),
+    ],
+)
+def test_open_loop_tells_what_came_and_what_was_answered(
+    state: FlowState, english: str, chinese: str
+) -> None:
+    run = synthetic.run(load=OpenLoop(rate_rps=20), error_share=0)
+    found = Flow(
+        state=state, start_s=1, end_s=60, arrived_rps=20.5, answered_rps=18.5,
+        answered_error=0.01, answers=1000, grew_by=40, failed_share=0.0,
+    )  # fmt: skip
+    summary = msgspec.structs.replace(
+        summarize(run), flow=found, scheduled_rps=20.0, achieved_rps=20.0
+    )
+    text = summary_text(run, summary)
+    assert english + "20.5 requests/s came, 18.5 answered (±2.0%)" in " ".join(text.split())
+    assert words.flow(found).startswith(english)
+    assert language.say(words.flow(found), "zh").startswith(chinese + "每秒到达 20.5 个请求")
+
+
 def test_summary_type_has_no_figure_that_the_report_forgets() -> None:
     shown = {
         "window", "users", "rate_rps", "in_flight_mean", "in_flight_max", "benchmark_time_s",
         "requests", "requests_ok", "requests_censored", "errors", "error_rate", "qps",
         "output_tps", "total_tps", "goodput_rps", "client", "server", "token_sources", "checks",
         "verdict", "scheduled_rps", "achieved_rps", "rate_of", "parts", "not_sent", "retries",
-        "retries_ok", "stability", "telemetry", "invalid_reasons", "warnings",
+        "retries_ok", "stability", "telemetry", "invalid_reasons", "warnings", "flow",
     }  # fmt: skip
     assert set(Summary.__struct_fields__) - {"format"} == shown
 

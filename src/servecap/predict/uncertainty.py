@@ -136,7 +136,7 @@ def interval(values: Sequence[float], share: float) -> Spread | None:
     above the k-th smallest with the chance 1 - k / (n + 1).
 
     >>> interval([0.01 * k for k in range(1, 20)], 0.8)
-    Spread(low=0.02, high=0.18, rows=19)
+    Spread(low=0.02, high=0.18, rows=19, parameters=0.0)
     """
     n = len(values)
     if n < _LEAST_ROWS:

@@ -213,7 +213,8 @@ def _rates(summary: Summary) -> list[tuple[str, str]]:
     )
     if summary.not_sent:
         text += f"; {summary.not_sent:,} not sent (too many in flight) count as failures"
-    return [("rate", text)]
+    told = [] if summary.flow is None else [("flow", words.flow(summary.flow))]
+    return [("rate", text), *told]
 
 
 def _errors(summary: Summary) -> str:

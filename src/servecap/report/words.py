@@ -10,7 +10,7 @@ import math
 import msgspec
 
 from servecap import schedule, verdict
-from servecap.metrics import LimitCheck, Summary, Verdict
+from servecap.metrics import Flow, LimitCheck, Summary, Verdict
 from servecap.report import units
 from servecap.run import Run, Status
 from servecap.scenario import ClosedLoop, Exponential, Load, Lognormal, Measured, OpenLoop
@@ -261,3 +261,18 @@ def target_name(run: Run) -> str:
     """The model if it is known, else the URL."""
     target = run.header.target
     return units.clean(target.model or target.url, 80)
+
+
+def flow(of: Flow) -> str:
+    """Whether the queue of an open loop settles, and what came and was answered."""
+    return (
+        f"{_FLOWS[of.state]}: {units.count(of.arrived_rps)} requests/s came, "
+        f"{units.count(of.answered_rps)} answered (±{1.96 * of.answered_error:.1%})"
+    )
+
+
+_FLOWS = {
+    "settled": "the queue settles",
+    "growing": "the queue grows without bound",
+    "unclear": "whether the queue settles is unclear",
+}

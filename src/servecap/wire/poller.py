@@ -26,6 +26,10 @@ _ABSOLUTE = 1
 Call = Callable[[], None]
 
 
+def _nothing() -> None:
+    """What is called where nobody asked to be."""
+
+
 class Reader(Protocol):
     """Who wants to know when a socket can be read."""
 
@@ -41,7 +45,7 @@ class Poller:
     the kernel has stamped what arrives meanwhile. `serving` tells that a turn goes on.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, at_end: Call = lambda: None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, at_end: Call = _nothing) -> None:
         """
         Args:
             at_end: called after each turn, when `serving` is over.
@@ -163,6 +167,7 @@ class Poller:
         self._readers[:] = [None] * len(self._readers)  # which may be gone through just now
         self._writers.clear()
         self._later.clear()
+        self._at_end = _nothing  # else its owner and it would hold each other
 
 
 class Alarm:
