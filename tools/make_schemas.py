@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -33,10 +34,22 @@ def schemas() -> dict[str, str]:
     """File name -> its text."""
     found = {}
     for name, (kind, title) in TYPES.items():
-        schema = msgspec.json.schema(kind, schema_hook=_hook)
+        schema = _dedented(msgspec.json.schema(kind, schema_hook=_hook))
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
         found[f"{name}.json"] = json.dumps(head | schema, indent=2) + "\n"
     return found
+
+
+def _dedented(value: Any) -> Any:
+    """The same with docstrings as Python keeps them from 3.13 on, whichever runs this."""
+    if isinstance(value, dict):
+        return {
+            key: inspect.cleandoc(part)
+            if key == "description" and isinstance(part, str)
+            else _dedented(part)
+            for key, part in value.items()
+        }
+    return [_dedented(part) for part in value] if isinstance(value, list) else value
 
 
 def _hook(kind: type) -> dict[str, Any]:
