@@ -166,6 +166,18 @@ def test_less_than_one_request_in_flight_is_no_load_to_replay(tmp_path: Path) ->
     assert foreign.read(path)[0].rows == ()
 
 
+@pytest.mark.parametrize("write", [written.vllm, written.sglang])
+def test_fewer_than_no_requests_in_flight_are_refused(
+    write: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    document = write(written.asked(20, failed=0), max_concurrency=-7)
+    document.pop("start_times", None)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="the load is -7"):
+        foreign.read(path)
+
+
 def test_a_truth_is_no_count_of_tokens() -> None:
     assert nvidia._tokens({"prompt_tokens": True}, "prompt_tokens") is None
     assert nvidia._tokens({"prompt_tokens": 7}, "prompt_tokens") == 7

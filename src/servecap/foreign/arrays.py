@@ -166,7 +166,7 @@ def _rows(
         return rows, "", notes
     slots = count if load.at_once else load.in_flight
     placed = None
-    if slots and load.rate_rps is None:
+    if slots is not None and slots > 0 and load.rate_rps is None:
         # A failure without a length is taken for one that was refused at once.
         known = [r if r.latency_s is not None else _ended_at_once(r) for r in rows]
         placed = replayed(known, slots, told.duration_s)

@@ -147,7 +147,7 @@ def _told(search: RateSearch, attempt: Attempt) -> bool:
     """
     if not attempt.valid and not (_only_moving(attempt.summary) and search.known.heard):
         return False
-    window = attempt.summary.window
+    window, response = attempt.summary.window, attempt.summary.client.get("e2e")
     search.hear(
         Heard(
             load=attempt.load,
@@ -155,6 +155,7 @@ def _told(search: RateSearch, attempt: Attempt) -> bool:
             margins=attempt.margins,
             flow=attempt.summary.flow,
             window_s=window.end_s - window.start_s,
+            response_s=0.0 if response is None else response.mean,
             stationary=attempt.valid,
         )
     )

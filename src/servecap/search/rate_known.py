@@ -32,6 +32,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     margins: tuple[Margin, ...]
     flow: Flow | None
     window_s: float
+    response_s: float = 0.0  # mean, of the answers
     stationary: bool = True
 
 
@@ -79,6 +80,11 @@ class RateKnown(Known):
         """Whether its window is long enough to show that its rate is carried for good."""
         settled = level.flow is not None and level.flow.state == "settled" and level.stationary
         return settled and level.window_s >= self.holds * self._correlation_s(level.load)
+
+    def response_s(self, rate_rps: float) -> float:
+        """The mean response at the level nearest to that rate; 0 before the first one."""
+        near = min(self.heard, key=lambda h: abs(h.load - rate_rps), default=None)
+        return 0.0 if near is None else near.response_s
 
     def _correlation_s(self, rate_rps: float) -> float:
         return 0.0 if self.service is None else self.service.correlation_s(rate_rps)

@@ -27,6 +27,10 @@ _CLOSE_BY = 0.97  # of the rate of answers: what it would take to promise that m
 _NEAR_REACH = 0.98  # of the largest rate that there is time for: as good as that
 _LENGTH_MOST = 0.9  # of the longest time of a level that its window may need
 
+# Mean responses that a level lasts at least. Waits come in bursts, about as long as a response
+# where many are served at once: most short looks see fewer of them than there are.
+_RESPONSES = 50.0
+
 
 class RateSearch(Search):
     """Finds the rate at which the first limit breaks, or the queue begins to grow for ever."""
@@ -101,6 +105,7 @@ class RateSearch(Search):
         most_s = _LENGTH_MOST * self._longest_s
         if least_s > 1.01 * most_s:
             least_s = 0.0  # not to be reached: it need not be tried
+        least_s = max(least_s, _RESPONSES * self._rates.response_s(load))
         return Ask(load=load, requests=requests, why=why, least_s=min(least_s, most_s))
 
     def _refine(self, estimate: Estimate) -> Ask | None:
