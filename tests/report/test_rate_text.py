@@ -46,7 +46,7 @@ def made() -> RateResult:
     asked = Scenario(
         load=OpenLoop(rate_rps=1), slo=slo.parse("ttft.mean<1s"), stop=StopRule(requests=60)
     )
-    return find_rate(Live(Queue(12, 0.6, 1.0), 0), asked, start=5.0, budget_s=90)
+    return find_rate(Live(Queue(12, 0.6, 1.0), 0), asked, start=60.0, budget_s=300)
 
 
 def said(rate: float, high: float | None, limit: str | None = "ttft.mean<1s") -> RateResult:
