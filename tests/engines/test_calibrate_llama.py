@@ -49,6 +49,7 @@ def test_a_llama_server_is_probed_and_its_slots_are_found(llama_url: str, tmp_pa
     if isinstance(done.exception, InvalidRun) and "client_limited" in str(done.exception):
         pytest.skip("this machine is too busy to measure anything: the client was late throughout")
     assert done.exit_code == 0, done.output
+    assert "prefix cache" not in done.output  # what the server keeps of its template is no reason
     assert "probing http://127.0.0.1" in done.output
     assert "at most 13 short runs in at most 30 s: prompts of 32, 128, 512 tokens" in done.output
     fitted = profile.load(kept)

@@ -98,6 +98,37 @@ def test_runs_that_the_model_could_not_do_are_left_out_with_the_reason(tmp_path:
         runs.measured([tmp_path / "good"], SPEC)
 
 
+def with_cached(run: Run, tokens: list[int]) -> Run:
+    """The run, whose prompts were found in the server's cache in part, in turn."""
+    kept = [
+        msgspec.structs.replace(r, cached_tokens=tokens[k % len(tokens)])
+        for k, r in enumerate(run.records)
+    ]
+    return msgspec.structs.replace(run, records=kept)
+
+
+def test_a_chat_template_that_is_kept_is_no_hit_and_no_part_of_the_prompt(tmp_path: Path) -> None:
+    """It is computed once; who came first, or fell out of the cache, computed it again."""
+    run = a_run(ClosedLoop(users=5))
+    folders = {"plain": [0], "template": [30], "not-all": [30, 30, 0]}
+    for name, cached in folders.items():
+        store(with_cached(run, cached), tmp_path / name)
+    lengths = {
+        name: runs.measured([tmp_path / name], SPEC).rows[0].case.lengths for name in folders
+    }
+    prompt = lengths["plain"].prompt_tokens
+    assert lengths["template"].prompt_tokens == pytest.approx(prompt - 30)
+    assert lengths["not-all"].prompt_tokens == pytest.approx(prompt - 20, abs=0.2)
+    assert lengths["template"].output_tokens == lengths["plain"].output_tokens
+
+
+@pytest.mark.parametrize("cached", [[80], [10, 50], [30, 30, 30, 30, 90]])
+def test_what_differs_or_is_long_is_no_template(cached: list[int], tmp_path: Path) -> None:
+    store(with_cached(a_run(ClosedLoop(users=5)), cached), tmp_path / "run")
+    with pytest.raises(UsageError, match="prefix cache"):
+        runs.measured([tmp_path / "run"], SPEC)
+
+
 def test_a_profile_of_runs_predicts_loads_that_were_not_run(tmp_path: Path) -> None:
     """The server reads memory by a third faster than the data sheet that it is taken for."""
     quick = EngineSpec(model="llama-13b", gpu="a100-80gb")

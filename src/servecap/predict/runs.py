@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import Any
 
 import msgspec
 
 from servecap import steady
 from servecap.cell import Capacity
+from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.spec import EngineSpec
 from servecap.errors import UNREADABLE, UsageError
 from servecap.metrics import Summary
@@ -33,6 +34,7 @@ _STEP_ERROR = 0.04  # of the model of a step, where the harness is known (docs/a
 _ALONE_ERROR = 0.06  # of a prompt that is computed alone
 _QUEUE_ERROR = 0.25  # of the time to wait for others
 _CACHED_MOST = 0.05  # share of the prompts' tokens that were not computed but kept
+_TEMPLATE_MOST = 64  # tokens that a chat template may put before every prompt
 
 
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,8 @@ def measured(paths: Sequence[Path], spec: EngineSpec) -> Runs:
     """Each believable run of users as a row; *spec* says on what they were measured.
 
     A run is left out where the engine model could not do the same: open load, think times of other
-    distributions, an invalid or unfinished run, failures, hits in a prefix cache. The level that
+    distributions, an invalid or unfinished run, failures, hits in a prefix cache (but for a
+    template's, see `_template_tokens`). The level that
     a search named is also the row of a capacity.
 
     Raises:
@@ -135,14 +138,31 @@ def _unfit(run: Run, summary: Summary, good: Sequence[Record]) -> str | None:
         return f"{summary.error_rate:.1%} of the requests failed"
     if any(r.prompt_tokens is None or not r.output_tokens for r in good):
         return "not all tokens were counted"
-    cached = sum(r.cached_tokens or 0 for r in good) / sum(r.prompt_tokens or 0 for r in good)
-    if cached > _CACHED_MOST:
-        return f"{cached:.0%} of the prompts' tokens came from a prefix cache"
+    template = _template_tokens(good)
+    cached = sum(max(0, (r.cached_tokens or 0) - template) for r in good)
+    share = cached / sum(r.prompt_tokens or 0 for r in good)
+    if share > _CACHED_MOST:
+        return f"{share:.0%} of the prompts' tokens came from a prefix cache"
     return None
 
 
+def _template_tokens(good: Sequence[Record]) -> int:
+    """Tokens with which all prompts begin, as a chat template's do, and which the server keeps.
+
+    They are computed once and their keys and values kept once, so they count as no prompt's; that
+    each step still reads them is left out, for which they must be few. 0: there are none, or what
+    came from the cache differs from prompt to prompt.
+    """
+    kept = [r.cached_tokens or 0 for r in good]
+    usual = round(median(kept))
+    return usual if usual <= _TEMPLATE_MOST and max(kept) - usual <= BLOCK_TOKENS else 0
+
+
 def _lengths(good: Sequence[Record]) -> Lengths:
-    prompts = [float(r.prompt_tokens or 0) for r in good]
+    template = _template_tokens(good)
+    prompts = [
+        float(max(1, (r.prompt_tokens or 0) - min(r.cached_tokens or 0, template))) for r in good
+    ]
     answers = [float(r.output_tokens or 0) for r in good]
     prompt, answer = fmean(prompts), fmean(answers)
     return Lengths(
