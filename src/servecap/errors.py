@@ -6,6 +6,8 @@ Anything that is not a `ServecapError` is a bug of ours and shows its traceback.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -15,7 +17,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class ServecapError(Exception):
     """A failure told in one line: the thing, its value, what is allowed, what to do."""
 
-    exit_code = 1
+    exit_code: ClassVar[int]  # of each kind
 
     def __str__(self) -> str:
         return " ".join(super().__str__().splitlines())  # names in damaged files may have several
@@ -29,6 +31,12 @@ class GateNotMet(ServecapError):
 
 class UsageError(ServecapError):
     """What was asked for makes no sense, or a file cannot be read as what it should be (exit 2)."""
+
+    exit_code = 2
+
+
+class DiskError(ServecapError):
+    """What was measured cannot be stored: the disk is full or gone (exit 2)."""
 
     exit_code = 2
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from servecap import __version__, process, steady
-from servecap.errors import ServecapError
+from servecap.errors import DiskError
 from servecap.kept import Kept
 from servecap.record import NOT_SENT, Arrival, Outcome, Record, Times
 from servecap.run import Header, Health, Run, Status
@@ -78,7 +78,7 @@ class Level:
         """One request has ended.
 
         Raises:
-            ServecapError: it could not be stored.
+            DiskError: it could not be stored.
         """
         record = shifted(record, self.zero_s)
         self._writer.add(record)
@@ -112,7 +112,7 @@ class Level:
         """The level as it is stored.
 
         Raises:
-            ServecapError: the disk is full; the records are kept.
+            DiskError: the disk is full; the records are kept.
         """
         header = msgspec.structs.replace(
             self._header,
@@ -126,7 +126,7 @@ class Level:
         try:
             self._writer.close(header)
         except OSError as error:
-            raise ServecapError(
+            raise DiskError(
                 f"cannot finish {str(self.out)!r} ({error.strerror}): the records in it are kept"
             ) from None
         return self.kept.run(header, str(self.out))
@@ -157,7 +157,7 @@ class Between:
         """One request has ended.
 
         Raises:
-            ServecapError: it could not be stored.
+            DiskError: it could not be stored.
         """
         self._records.append(record)
         if self._later is not None:
@@ -167,17 +167,24 @@ class Between:
         """The next level begins with them.
 
         Raises:
-            ServecapError: they could not be stored.
+            DiskError: they could not be stored there; they stay where they wait.
         """
-        for record in self._records:
-            level.add(record)
+        try:
+            for record in self._records:
+                level.add(record)
+        except DiskError:
+            self.close(keep=True)
+            raise
         self.close()
 
-    def close(self) -> None:
-        """They are in the next level, or there is none, and they are nobody's."""
+    def close(self, *, keep: bool = False) -> None:
+        """They are in the next level, or there is none, and they are nobody's.
+
+        With *keep* their file stays, for the disk is full and they may be nowhere else.
+        """
         self._records = []
         if self._later is not None:
-            self._later.close()
+            self._later.close(keep=keep)
 
 
 def shifted(record: Record, zero_s: float) -> Record:

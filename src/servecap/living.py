@@ -81,7 +81,8 @@ class Living:
 
         Raises:
             UsageError: *out* cannot be written, or there are more users than sockets to be had.
-            ServecapError: the disk filled up; the finished records are kept.
+            DiskError: the disk filled up; the finished records are kept.
+            ServecapError: the load ended between the last level and this one, and why.
         """
         process.room_for_sockets(scenario)
         self._start()
@@ -114,6 +115,9 @@ class Living:
             runner.run(stay())
 
     async def _through(self, scenario: Scenario, out: Path, on_progress: OnProgress | None) -> Run:
+        if self._driver is not None and (failed := self._driver.failure) is not None:
+            self._let_go()
+            raise failed  # between two levels, when nobody waited for it
         if self._driver is None or self._driver.over:
             self._driver = self._fresh(scenario)
             self._load = None
@@ -126,6 +130,7 @@ class Living:
             await self._driver.through(level)
         except BaseException:
             level.broken()
+            self._let_go()
             raise
         self._load = scenario.load
         if level.given_up():
@@ -146,8 +151,10 @@ class Living:
             self._driver.interrupt("Ctrl-C")
 
     def _let_go(self) -> None:
+        """The load ends; the next one is a new one."""
         if self._driver is not None:
             self._driver.close()
+            self._driver = None
 
 
 @contextlib.contextmanager

@@ -148,7 +148,7 @@ class Driver:
         self._goes_on = True
         self._began = False
         self.over = False
-        self._failure: ServecapError | None = None
+        self.failure: ServecapError | None = None
         self._drain_until_s: float | None = None  # since Ctrl-C
         self._due_s = float("inf")
         self._progress = Progress()
@@ -183,8 +183,8 @@ class Driver:
         self._loop.set_exception_handler(self._broken)
         self._begin(level)
         await level.ended
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def _begin(self, level: Level) -> None:
         first, self._began = not self._began, True
@@ -206,7 +206,7 @@ class Driver:
             self._client.end(Outcome.CANCELLED)
         self._alarm.close()
         self._ticker.close()
-        self._between.close()
+        self._between.close(keep=self.failure is not None)
 
     def _worker_lost(self, why: str) -> None:
         if self._level is not None:
@@ -255,7 +255,7 @@ class Driver:
         """A callback raised: the run must end by it and not go on without what it was to do."""
         error = context.get("exception")
         if isinstance(error, ServecapError):  # such as a workload that cannot make a prompt
-            self._failure = error
+            self.failure = error
             self._stop(str(error), Outcome.CANCELLED)
         elif self._level is not None and not self._level.ended.done():
             self._level.ended.set_exception(error or RuntimeError(str(context.get("message"))))
@@ -294,7 +294,7 @@ class Driver:
     def _record(self, record: Record) -> None:
         """One request has ended."""
         self._in_flight.pop(record.request_id, None)
-        if self._failure is not None:
+        if self.failure is not None:
             return
         try:
             if self._level is not None:
@@ -302,7 +302,7 @@ class Driver:
             elif not self.over:
                 self._between.add(record)
         except ServecapError as error:
-            self._failure = error
+            self.failure = error
             self._stop(str(error), Outcome.CANCELLED)
             return
         if self.over:

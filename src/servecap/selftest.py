@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from servecap import __version__, nullserver, process
-from servecap.errors import ServecapError
+from servecap.errors import InvalidRun, UsageError
 from servecap.record import Arrival, Message, Record, Request
 from servecap.scenario import ClosedLoop, Scenario, Timeouts
 from servecap.wire.client import Client
@@ -85,10 +85,11 @@ def run(workers: int | None = 1) -> SelfTest:
         workers: also measure so many processes at once; None: one per core but one.
 
     Raises:
-        ServecapError: this system cannot run it, or the client lost events.
+        UsageError: this system cannot run it.
+        InvalidRun: the client lost events.
     """
     if not hasattr(socket, "AF_UNIX") or platform.system() != "Linux":
-        raise ServecapError("self-test needs Linux: its server is built on epoll")
+        raise UsageError("self-test needs Linux: its server is built on epoll")
     process.room_for_sockets(Scenario(load=ClosedLoop(users=LEVELS[-1][0])))
     cores = sorted(os.sched_getaffinity(0))
     levels = [_level(streams, rate) for streams, rate in LEVELS]
@@ -220,7 +221,7 @@ async def _ask(port: int, streams: int, tokens: int, again_s: float) -> list[Rec
     client.end(records[0].outcome)
     bad = next((r for r in records if not r.ok), None)
     if bad is not None:
-        raise ServecapError(f"self-test: a request failed ({bad.outcome}: {bad.error}); run again")
+        raise InvalidRun(f"self-test: a request failed ({bad.outcome}: {bad.error}); run again")
     for record in records:  # onto the clock that the server uses, too
         for number, at_s in enumerate(record.chunk_s):
             record.chunk_s[number] = at_s + clock.start_s
@@ -265,7 +266,7 @@ def _together(workers: int, level: Level) -> Together:
     """So many processes at once, each at *level*, then each with one-token requests.
 
     Raises:
-        ServecapError: one of them failed.
+        InvalidRun: one of them failed.
     """
     context = multiprocessing.get_context("fork")
     start = context.Barrier(workers)
@@ -280,7 +281,7 @@ def _together(workers: int, level: Level) -> Together:
     try:
         told = [msgspec.json.decode(pipe.recv_bytes(), type=_Part) for pipe in pipes]
     except EOFError:
-        raise ServecapError("self-test: a load process failed; run again") from None
+        raise InvalidRun("self-test: a load process failed; run again") from None
     finally:
         for child in children:
             child.terminate()

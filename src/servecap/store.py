@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from servecap import record
-from servecap.errors import UNREADABLE, ServecapError, UsageError
+from servecap.errors import UNREADABLE, DiskError, UsageError
 from servecap.kept import Kept
 from servecap.record import Record
 from servecap.run import Header, Run
@@ -38,25 +38,29 @@ class Later:
         """Append one record.
 
         Raises:
-            ServecapError: the disk is full or gone.
+            DiskError: the disk is full or gone.
         """
         try:
             if self._fd < 0:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.write(self._fd, record.encode(item) + b"\n")
         except OSError as error:
-            raise ServecapError(
+            raise DiskError(
                 f"cannot write to {str(self._path)!r} ({error.strerror}): the search was stopped, "
                 "its levels are kept"
             ) from None
 
-    def close(self) -> None:
-        """The records have gone on into the next level, or there is none: the file goes."""
+    def close(self, *, keep: bool = False) -> None:
+        """The records have gone on into the next level, or there is none: the file goes.
+
+        With *keep* it stays: they could not go on.
+        """
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            if not keep:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
 
 
 class RunWriter:
@@ -89,7 +93,7 @@ class RunWriter:
         """Append one record.
 
         Raises:
-            ServecapError: the disk is full or gone; what was written before is kept.
+            DiskError: the disk is full or gone; what was written before is kept.
         """
         line = record.encode(item) + b"\n"
         try:
@@ -97,7 +101,7 @@ class RunWriter:
             while sent < len(line):
                 sent += os.write(self._fd, line[sent:])
         except OSError as error:
-            raise ServecapError(
+            raise DiskError(
                 f"cannot write to {str(self.folder / RECORDS)!r} ({error.strerror}): "
                 f"the run was stopped, {self._written} finished records are kept"
             ) from None

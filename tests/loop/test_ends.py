@@ -116,7 +116,7 @@ def test_full_disk_is_one_line_and_keeps_the_finished_records(tmp_path: Path) ->
     limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (40_000, 40_000))"
     with loaded(60, tmp_path / "run", before=limit) as (process, _):
         out, erred = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert erred.count("\n") == 1, erred
     assert "the run was stopped" in erred
     assert out == ""

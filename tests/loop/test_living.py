@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import itertools
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
+import made
 import msgspec
 import pytest
 from drive import WORKLOAD
 from scripted import Call, serving
 
-from servecap.errors import UsageError
+from servecap.errors import DiskError, UsageError
+from servecap.level import Between, Level
 from servecap.probe import TargetSpec, open_bench
-from servecap.record import Outcome
+from servecap.record import Outcome, decode
 from servecap.run import Run, Status
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario, StopRule
-from servecap.store import read_run
+from servecap.store import LATER, read_run
 from servecap.summarize import summarize
 
 ASKED = Scenario(
@@ -147,3 +153,51 @@ def test_a_level_that_cannot_be_stored_ends_nothing_else(tmp_path: Path) -> None
                 level(users(4), tmp_path / "a", None)
             again = level(users(5), tmp_path / "b", None)
     assert doubts(again) == []
+
+
+def test_a_disk_that_gets_full_between_two_levels_stops_the_search(tmp_path: Path) -> None:
+    """What ends there has a file of its own; here a folder has that name."""
+    ended = threading.Semaphore(0)
+
+    async def told(call: Call) -> None:
+        await call.answer(first_s=0.1)
+        ended.release()
+
+    def through_levels() -> None:
+        for place in itertools.count():
+            folder = tmp_path / f"{place}"
+            (folder / LATER).mkdir(parents=True)
+            level(users(6), folder, None)
+            while ended.acquire(blocking=False):
+                pass  # those of the level
+            assert ended.acquire(timeout=60)  # almost always it is seen before the next level
+
+    with serving(told) as server:
+        bench = open_bench(TargetSpec(url=server.url), WORKLOAD, ASKED.timeouts)
+        with bench.levels(0, ASKED.timeouts) as level:
+            with pytest.raises(DiskError, match="the search was stopped"):
+                through_levels()
+            assert doubts(level(users(6), tmp_path / "anew", None)) == []
+    assert read_run(tmp_path / "0").header.status is Status.COMPLETE
+
+
+def test_what_the_next_level_cannot_store_stays_where_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    header = made.run([], made.scenario(), status=Status.PARTIAL).header
+    loop = asyncio.new_event_loop()
+    last, following = (Level(header, tmp_path / name, loop.create_future()) for name in "ab")
+    loop.close()
+    between = Between(last)
+    for number in range(3):
+        between.add(made.record(number + 1.0, number=number))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DiskError, match="0 finished records"):
+            between.into(following)
+    between.close()
+    lines = (tmp_path / "a" / LATER).read_bytes().splitlines()
+    assert [decode(line).request_id for line in lines] == [0, 1, 2]

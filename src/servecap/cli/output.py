@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from servecap.errors import ServecapError, UsageError
+from servecap.errors import DiskError, UsageError
 from servecap.metrics import Summary, Verdict
 from servecap.run import Run, Status
 
@@ -82,12 +82,12 @@ def writing(out: Path) -> Iterator[None]:
     """A full disk, or one that is gone, is told in one line.
 
     Raises:
-        ServecapError: instead of the OSError.
+        DiskError: instead of the OSError.
     """
     try:
         yield
     except OSError as error:
-        raise ServecapError(
+        raise DiskError(
             f"cannot write the report to {str(out)!r} ({error.strerror}): the records are kept"
         ) from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from servecap.cell import Cell
-from servecap.errors import UNREADABLE, ServecapError, UsageError
+from servecap.errors import UNREADABLE, DiskError, UsageError
 
 JOURNAL = "cells.jsonl"
 GONE = "no longer in the spec"  # the error of a place that a later spec has dropped
@@ -36,7 +36,7 @@ def append(path: Path, entry: Entry) -> None:
     which `read_journal` skips.
 
     Raises:
-        ServecapError: the disk is full, or cannot be written.
+        DiskError: the disk is full, or cannot be written.
     """
     line = msgspec.json.encode(entry) + b"\n"
     try:
@@ -50,7 +50,7 @@ def append(path: Path, entry: Entry) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ServecapError(
+        raise DiskError(
             f"cannot write to {str(path)!r} ({error.strerror}): {entry.name} is not kept, "
             "the cells before it are; the next run goes on there"
         ) from None
