@@ -23,8 +23,7 @@ def told(pairs: Sequence[tuple[float, float]], error: float) -> curve.Points:
 
 def edges(pairs: Sequence[tuple[float, float]], error: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    drawn = curve.paths(told(pairs, error), np.log(LOADS), 600, rng)
-    return curve.crossings(curve.monotone(drawn), LOADS)
+    return curve.crossings(curve.rising(told(pairs, error), np.log(LOADS), 600, rng), LOADS)
 
 
 def test_a_straight_line_is_crossed_where_it_is_0() -> None:
@@ -44,6 +43,39 @@ def test_a_jump_is_placed_between_the_levels_around_it() -> None:
     cliff = [(25, -2.0), (50, -1.95), (80, -1.9), (100, 1.5), (190, 2.5)]
     found = edges(cliff, 0.05)
     assert np.mean((found > 78) & (found < 103)) > 0.93
+
+
+def test_two_levels_far_from_the_limit_hold_the_edge_between_them() -> None:
+    """Nothing is known of the bends below 32: they must not move the edge past it."""
+    loads = np.exp(np.linspace(0.0, math.log(10_000), 81))
+    rng = np.random.default_rng(0)
+    for margins in ((-1.6, 1.0), (-0.55, 1.0), (-1.6, 0.5)):
+        points = told(list(zip((32, 64), margins, strict=True)), 0.13)
+        found = curve.crossings(curve.rising(points, np.log(loads), 1000, rng), loads)
+        assert np.quantile(found, 0.0125) >= 32
+        assert np.quantile(found, 0.9875) <= 64
+
+
+def pooled_adjacent_violators(values: list[float], weights: list[float]) -> list[float]:
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        block = (value, weight, 1)
+        while blocks and blocks[-1][0] > block[0]:
+            v, w, n = blocks.pop()
+            both = w + block[1]
+            block = ((v * w + block[0] * block[1]) / both, both, n + block[2])
+        blocks.append(block)
+    return [value for value, _, count in blocks for _ in range(count)]
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 100)), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_isotonic_rows_are_those_of_pooled_adjacent_violators(
+    pairs: list[tuple[float, float]],
+) -> None:
+    values, weights = [v for v, _ in pairs], [w for _, w in pairs]
+    found = curve.isotonic(np.array([values, values]), np.array(weights))
+    assert np.allclose(found, pooled_adjacent_violators(values, weights), atol=1e-9)
 
 
 def test_nothing_above_0_is_never_crossed_and_all_above_at_once() -> None:

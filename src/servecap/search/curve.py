@@ -23,6 +23,7 @@ OFFSET_SPREAD = 30.0
 BENDS = tuple(10.0 ** (k / 2) for k in range(-2, 10))  # variance of the slope per log(load)
 SCATTERS = (0.0, 0.01, 0.03, 0.10)  # of a level's margin beyond its own error
 SCATTER_WEIGHTS = (0.5, 0.25, 0.15, 0.10)
+_SOME = 0.01  # of a level's margin, added to its error where levels are weighed
 _LEAST = 1e-3  # combinations with less weight than this are left out
 
 
@@ -144,6 +145,47 @@ def _bent(a: Floats, b: Floats) -> Floats:
     low, gap = np.minimum.outer(a, b), np.abs(np.subtract.outer(a, b))
     covariance: Floats = low**3 / 3 + gap * low**2 / 2
     return covariance
+
+
+def rising(told: Points, x: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """*count* never-falling curves over *x* (ascending), as likely as the points make them.
+
+    A load that breaks a limit cannot keep it with more users. So a drawn curve is made monotone at
+    the measured loads first, and between two of them it stays between its values there: otherwise
+    a curve that bends wildly where nothing was measured would move the edge past a level that
+    kept its limits. Last, what is left of its falls is taken out by `monotone`.
+
+    Returns:
+        Shape (count, x).
+    """
+    drawn = paths(told, np.concatenate([x, told.x]), count, rng)
+    here, order = drawn[:, : len(x)], np.argsort(told.x)
+    held = isotonic(drawn[:, len(x) :][:, order], 1 / (told.error[order] ** 2 + _SOME**2))
+    ends = np.full((count, 1), np.inf)
+    held = np.concatenate([-ends, held, ends], axis=1)
+    gap = np.searchsorted(told.x[order], x, side="right")
+    return monotone(np.clip(here, held[:, gap], held[:, gap + 1]))
+
+
+def isotonic(values: Floats, weights: Floats) -> Floats:
+    """The never-falling rows nearest to *values* by weighted squares; shape (rows, columns).
+
+    Source:
+        The min-max formula of isotonic regression: Barlow, Bartholomew, Bremner & Brunk,
+        Statistical inference under order restrictions (1972), section 1.2.
+    """
+    columns = values.shape[1]
+    sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values * weights, axis=1)], axis=1)
+    total = np.concatenate([[0.0], np.cumsum(weights)])
+    found = np.empty_like(values)
+    least = np.full((len(values), columns), np.inf)  # of means from each column on, up to `last`
+    for last in reversed(range(columns)):
+        mean = (sums[:, last + 1, None] - sums[:, : last + 1]) / (
+            total[last + 1] - total[: last + 1]
+        )
+        least[:, : last + 1] = np.minimum(least[:, : last + 1], mean)
+        found[:, last] = least[:, : last + 1].max(axis=1)
+    return found
 
 
 def monotone(curves: Floats) -> Floats:

@@ -171,7 +171,7 @@ class Known:
         for row, name in enumerate(names):
             told = self._points(name, low, high)
             if told is not None:
-                curves = curve.monotone(curve.paths(told, np.log(loads), _PATHS, rng))
+                curves = curve.rising(told, np.log(loads), _PATHS, rng)
                 edges[row] = rng.permutation(curve.crossings(curves, loads))  # independent
         first = edges.min(axis=0)
         first = _within(first, low if held else 0.0, high if over else math.inf, rng)

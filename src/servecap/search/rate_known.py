@@ -201,7 +201,7 @@ class RateKnown(Known):
                 error=told.error[near],
                 order=told.order[near],
             )
-            curves = curve.monotone(curve.paths(points, steps, len(part), rng))
+            curves = curve.rising(points, steps, len(part), rng)
             edges[row, part] = rng.permutation(curve.crossings(curves, loads))
 
 
