@@ -3,8 +3,8 @@
     python bench/soak/soak.py [--time 1h] [--streams 500] [--rate 10] [--tokens 50] [--workers 1]
 
 Needs cc. The users do not think, so that as many streams run at any time; each gets `rate` tokens
-a second. Every ten seconds the resident memory of all processes of the client is taken; a line is
-printed for each minute. At the end: the growth after the first ten minutes (of a shorter soak:
+a second. Every ten seconds (of a soak under ten minutes: sixty times in all) the resident memory of
+all processes of the client is taken; a line is printed for each sixth. At the end: the growth after the first ten minutes (of a shorter soak:
 after the first sixth), as the mean of the last tenth over the mean of the tenth after that time.
 """
 
@@ -40,7 +40,7 @@ def memory_bytes(process: psutil.Process) -> int:
 def growth(samples: list[tuple[float, int]], soak_s: float) -> float:
     """Relative growth of memory from after the first ten minutes to the end."""
     settled_s = min(600.0, soak_s / 6)
-    first = [n for at_s, n in samples if settled_s <= at_s < settled_s + max(60, soak_s / 10)]
+    first = [n for at_s, n in samples if settled_s <= at_s < settled_s + soak_s / 10]
     last = [n for at_s, n in samples if soak_s * 0.9 <= at_s <= soak_s]
     return (sum(last) / len(last)) / (sum(first) / len(first)) - 1
 
@@ -48,6 +48,7 @@ def growth(samples: list[tuple[float, int]], soak_s: float) -> float:
 def watched(client: subprocess.Popen[bytes], soak_s: float) -> list[tuple[float, int]]:
     """Seconds since the start and bytes, until the client has ended."""
     process, start_s = psutil.Process(client.pid), time.monotonic()
+    every_s = min(EVERY_S, soak_s / 60)
     samples: list[tuple[float, int]] = []
     while client.poll() is None:
         at_s = time.monotonic() - start_s
@@ -58,7 +59,7 @@ def watched(client: subprocess.Popen[bytes], soak_s: float) -> list[tuple[float,
         if len(samples) % 6 == 1:
             print(f"{at_s:8.0f} s {samples[-1][1] / MIB:8.1f} MiB", flush=True)
         try:
-            client.wait(EVERY_S)
+            client.wait(every_s)
         except subprocess.TimeoutExpired:
             continue
     return [(at_s, n) for at_s, n in samples if at_s <= soak_s]

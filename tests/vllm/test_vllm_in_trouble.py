@@ -24,6 +24,7 @@ from servecap.store import read_run
 pytestmark = pytest.mark.vllm
 
 WAIT_S = 120.0
+LONG_TOKENS = 1200
 GIVEN_UP = (Outcome.HTTP_ERROR, Outcome.BROKEN_STREAM, Outcome.TIMEOUT)
 QUIET = ("--quiet", "--slo", "ttft<60s,tpot<5s", "--out", "run")
 
@@ -42,6 +43,15 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def long_answers(server: Vllm, *, requests: int, timeout_s: int) -> subprocess.Popen[str]:
+    """A run, as a process of its own, of eight users whose answers are long enough to meet in."""
+    return started(
+        "run", "--url", server.url, "--users", "8", "--queue", str(requests), "--think", "0..0.1",
+        "--workload", f"fixed:20/{LONG_TOKENS}", "--request-timeout", str(timeout_s), "--ramp", "0",
+        *QUIET,
+    )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, tuple[Record, ...]]:
@@ -103,10 +113,7 @@ def test_rejections_are_told_as_503_and_disturb_nobody(shell: Shell, strict_vllm
 def test_a_server_that_stands_still_ends_in_timeouts(shell: Shell, vllm: Vllm) -> None:
     """Stopped like a hung one, it keeps its connections and says nothing; then it goes on."""
     del shell  # only for its folder
-    process = started(
-        "run", "--url", vllm.url, "--users", "8", "--queue", "16", "--think", "0..0.1",
-        "--workload", "fixed:20/1200", "--request-timeout", "10", "--ramp", "0", *QUIET,
-    )  # fmt: skip
+    process = long_answers(vllm, requests=16, timeout_s=10)
     try:
         wait_until(lambda: running(vllm) >= 4)
         os.killpg(vllm.process.pid, signal.SIGSTOP)
@@ -135,10 +142,7 @@ def test_sigterm_in_the_middle_of_answers_fails_them(
     with running_vllm(vllm_model, tmp_path / "ending.log") as server:
         group = [psutil.Process(server.process.pid)]
         group += group[0].children(recursive=True)
-        process = started(
-            "run", "--url", server.url, "--users", "8", "--queue", "24", "--think", "0..0.1",
-            "--workload", "fixed:20/1200", "--request-timeout", "30", "--ramp", "0", *QUIET,
-        )  # fmt: skip
+        process = long_answers(server, requests=24, timeout_s=30)
         try:
             wait_until(lambda: running(server) >= 4)
             os.kill(server.process.pid, signal.SIGTERM)
@@ -153,7 +157,7 @@ def test_sigterm_in_the_middle_of_answers_fails_them(
     assert len(in_flight) >= 4
     for record in in_flight:
         if record.outcome is Outcome.OK:
-            assert record.output_tokens == 1200, told
+            assert record.output_tokens == LONG_TOKENS, told
         else:
             assert record.outcome in GIVEN_UP, told
     assert sum(r.outcome is not Outcome.OK for r in in_flight) >= 4, told

@@ -74,6 +74,13 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _seconds(name: str, default_s: float, said: str) -> Callable[[F], F]:
+    """An option that takes seconds, written S in its help."""
+    return click.option(
+        name, type=float, default=default_s, show_default=True, metavar="S", help=said
+    )
+
+
 high_load_option: Callable[[F], F] = click.option(
     "--allow-high-load",
     is_flag=True,
@@ -208,14 +215,7 @@ judge_options = stack(
         type=click.IntRange(1),
         help="Requests that must end in the measured window.  [default: 250]",
     ),
-    click.option(
-        "--max-duration",
-        type=float,
-        default=900.0,
-        show_default=True,
-        metavar="S",
-        help="End after S seconds at the latest.",
-    ),
+    _seconds("--max-duration", 900.0, "End after S seconds at the latest."),
     click.option(
         "--seed",
         type=int,
@@ -223,30 +223,9 @@ judge_options = stack(
         show_default=True,
         help="The same seed asks the same things in the same order.",
     ),
-    click.option(
-        "--request-timeout",
-        type=float,
-        default=600.0,
-        show_default=True,
-        metavar="S",
-        help="A request that takes longer has failed.",
-    ),
-    click.option(
-        "--connect-timeout",
-        type=float,
-        default=10.0,
-        show_default=True,
-        metavar="S",
-        help="So has one that gets no connection in that time.",
-    ),
-    click.option(
-        "--gap-timeout",
-        type=float,
-        default=60.0,
-        show_default=True,
-        metavar="S",
-        help="And one whose answer pauses for longer.",
-    ),
+    _seconds("--request-timeout", 600.0, "A request that takes longer has failed."),
+    _seconds("--connect-timeout", 10.0, "So has one that gets no connection in that time."),
+    _seconds("--gap-timeout", 60.0, "And one whose answer pauses for longer."),
     click.option(
         "--retries",
         type=click.IntRange(0, RETRIES_MOST),
