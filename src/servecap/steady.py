@@ -174,8 +174,8 @@ def joined(records: Sequence[Record], load: ClosedLoop) -> dict[int, float]:
     start = load.users_before or 0
     first: dict[int, float] = {}
     for r in records:
-        if start <= r.user < load.users:
-            first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
+        if r.planned_s < first.get(r.user, math.inf) and start <= r.user < load.users:
+            first[r.user] = r.planned_s
     return first
 
 

@@ -109,6 +109,14 @@ def test_the_loss_of_two_nodes_is_that_of_the_two_largest() -> None:
     assert not holds(problem, (1, 10))
 
 
+def test_the_solver_says_nothing_where_json_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    offers = (Offer(kind=0, cost=1.0, loads=(7,)),)
+    found = solve(Problem(offers=offers, needs=(20,), at_most=(None,)))
+    print("ours")
+    assert found is not None and found.counts == (3,)
+    assert capfd.readouterr() == ("ours\n", "")
+
+
 def test_a_million_users_are_no_harder_than_ten() -> None:
     problem = Problem(
         offers=(Offer(0, 16.0, (900,)), Offer(1, 4.0, (280,)), Offer(2, 8.0, (440,))),

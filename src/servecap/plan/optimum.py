@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -74,7 +78,7 @@ def solve(problem: Problem, *, time_limit_s: float = TIME_LIMIT_S) -> Optimum | 
     """
     import highspy
 
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    solver = _solver()
     options = {
         "output_flag": False, "threads": 1, "time_limit": time_limit_s, "mip_rel_gap": 0.0,
         "mip_abs_gap": 0.0, "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9,
@@ -120,3 +124,33 @@ def solve(problem: Problem, *, time_limit_s: float = TIME_LIMIT_S) -> Optimum | 
     gap = 0.0 if proven or not math.isfinite(info.mip_gap) else info.mip_gap
     cost = sum(c * offer.cost for c, offer in zip(counts, problem.offers, strict=True))
     return Optimum(counts, cost, gap if not proven else 0.0)
+
+
+def _solver() -> Any:
+    import highspy
+
+    with _silence():
+        return highspy.Highs()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing of what a library itself writes to standard output comes through.
+
+    HiGHS 1.16 says its name and version where it is made, before it can be told to be quiet: that
+    would stand before the JSON of `plan --json`.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none that could be written to
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stdout.flush()
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

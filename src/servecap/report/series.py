@@ -113,8 +113,10 @@ def users_present(records: Sequence[Record], edges: Floats, stay_s: float | None
     first: dict[int, float] = {}
     last: dict[int, float] = {}
     for r in records:
-        first[r.user] = min(r.planned_s, first.get(r.user, math.inf))
-        last[r.user] = max(r.end_s, last.get(r.user, -math.inf))
+        if r.planned_s < first.get(r.user, math.inf):
+            first[r.user] = r.planned_s
+        if r.end_s > last.get(r.user, -math.inf):
+            last[r.user] = r.end_s
     users = list(first)
     starts = np.array([first[u] for u in users], dtype=np.float64)
     ends = np.array([last[u] for u in users], dtype=np.float64)
