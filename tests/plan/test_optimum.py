@@ -113,7 +113,8 @@ def test_the_solver_says_nothing_where_json_is_printed(capfd: pytest.CaptureFixt
     offers = (Offer(kind=0, cost=1.0, loads=(7,)),)
     found = solve(Problem(offers=offers, needs=(20,), at_most=(None,)))
     print("ours")
-    assert found is not None and found.counts == (3,)
+    assert found is not None
+    assert found.counts == (3,)
     assert capfd.readouterr() == ("ours\n", "")
 
 
