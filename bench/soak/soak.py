@@ -4,8 +4,9 @@
 
 Needs cc. The users do not think, so that as many streams run at any time; each gets `rate` tokens
 a second. Every ten seconds (of a soak under ten minutes: sixty times in all) the resident memory of
-all processes of the client is taken; a line is printed for each sixth. At the end: the growth after the first ten minutes (of a shorter soak:
-after the first sixth), as the mean of the last tenth over the mean of the tenth after that time.
+all processes of the client is taken; a line is printed for each sixth. At the end: the growth after
+the first ten minutes (of a shorter soak: after the first sixth), as the mean of the last tenth over
+the mean of the tenth after that time.
 """
 
 from __future__ import annotations

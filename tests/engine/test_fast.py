@@ -178,7 +178,7 @@ def held_together(compiled: Answers, expected: Answers) -> None:
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(costs, policies, st.lists(moments, min_size=1, max_size=20), requests)
 def test_every_request_has_the_times_of_the_reference(
     cost: StepCoefficients,
@@ -191,7 +191,7 @@ def test_every_request_has_the_times_of_the_reference(
     held_together(compiled, reference(cost, policy, traffic))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     costs, policies, st.lists(moments, min_size=1, max_size=20), requests, st.integers(1, 3),
     routings, st.data(),

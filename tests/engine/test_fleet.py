@@ -161,7 +161,7 @@ class Reference:
             self.since[self.user[number]] = self.ends
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(  # both answers end in one step, and both users are back at one moment
     PrefillFirst(max_running=2), [0.25, 0.015625], [1], [2], [0.75], "least-load", 1
 )

@@ -69,7 +69,7 @@ def test_the_optimum_is_that_of_brute_force_a_thousand_times() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 200))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_more_load_never_costs_less_and_another_kind_never_costs_more(seed: int, more: int) -> None:
     problem = random_problem(random.Random(seed))
     base = solve(problem)
@@ -140,7 +140,7 @@ def test_packings_fill_a_node_with_unequal_instances_where_that_carries_more() -
     st.dictionaries(st.integers(1, 8), st.integers(0, 500), min_size=1, max_size=4),
     st.integers(1, 8),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_other_cut_of_the_node_carries_more(options: dict[int, int], gpus: int) -> None:
     found = packings([Instance(tp, load) for tp, load in options.items()], gpus)[gpus]
     assert sum(tp * n for tp, n in found.parts) <= gpus

@@ -230,7 +230,7 @@ sizes = st.dictionaries(
 
 
 @given(sizes, st.integers(1, 10**5), st.integers(0, 2), st.floats(0.5, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_fleet_never_costs_more_than_the_best_type_and_never_less_with_more_users(
     table: dict[tuple[str, int], int], users: int, spare: int, share: float
 ) -> None:

@@ -69,7 +69,7 @@ def pooled_adjacent_violators(values: list[float], weights: list[float]) -> list
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 100)), min_size=1, max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_isotonic_rows_are_those_of_pooled_adjacent_violators(
     pairs: list[tuple[float, float]],
 ) -> None:
@@ -86,7 +86,7 @@ def test_nothing_above_0_is_never_crossed_and_all_above_at_once() -> None:
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_projected_curves_never_fall_and_keep_those_that_do_not(rows: list[list[float]]) -> None:
     curves = np.array(rows)
     projected = curve.monotone(curves)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from servecap.wire.answer import Answer, BadAnswer
@@ -23,7 +23,6 @@ def coded(pieces: list[bytes], trailer: bytes = b"") -> bytes:
     return body + b"0\r\n" + trailer + b"\r\n"
 
 
-@settings(deadline=None)
 @given(PIECES, st.sampled_from([b"", b"X-A: b\r\n"]), st.lists(st.integers(0, 400), max_size=9))
 def test_body_is_the_same_however_it_is_cut(
     pieces: list[bytes], trailer: bytes, cuts: list[int]
@@ -37,7 +36,6 @@ def test_body_is_the_same_however_it_is_cut(
     assert reader.rest == b""
 
 
-@settings(deadline=None)
 @given(PIECES)
 def test_whole_chunks_and_bytes_one_by_one_agree(pieces: list[bytes]) -> None:
     quick, slow = ChunkReader(), ChunkReader()
@@ -75,7 +73,6 @@ def event(text: str, *, extra: str = "", created: int = 1) -> bytes:
 TEXT = st.text(st.sampled_from('ab "\\\n\té你{}:,'), max_size=6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, st.integers(1, 3)), max_size=30))
 @example([("a", 1)] * 5 + [('"', 1), ("", 1), ("x", 2)])
 def test_likeness_changes_nothing(stream: list[tuple[str, int]]) -> None:

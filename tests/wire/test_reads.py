@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import count, pairwise
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from replay import Played, chunk, response
 
@@ -55,7 +55,6 @@ def records(reads: list[bytes]) -> tuple[Record, Record, str]:
     return quick, full, "".join(seen)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(TEXT, st.integers(1, 20), NAME), max_size=60),
     FORM,
@@ -88,7 +87,6 @@ def test_record_is_as_if_every_event_had_been_decoded(
     assert text == "".join(text for text, _, _ in stream)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 29), st.integers(0, 200), st.integers(0, 255)), max_size=3)
 )

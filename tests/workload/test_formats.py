@@ -17,9 +17,7 @@ from servecap.workload import formats
 from servecap.workload.sample import Dropped, Parsed, tally
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/datasets"
-REUSE = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+REUSE = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SHAREGPT = {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
 RECORDS: dict[str, dict[str, Any]] = {

@@ -73,7 +73,7 @@ def test_other_output_lengths() -> None:
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**63), first_id=st.integers(0, 10**6))
 def test_requests_are_the_same_for_the_same_seed(seed: int, first_id: int) -> None:
     made = take(PLAIN, 60, seed=seed, first_id=first_id)
@@ -89,7 +89,7 @@ def test_each_pass_holds_every_sample_once_in_a_new_order() -> None:
     assert texts[:n] != [made.messages[0].content for made in take(PLAIN, n, seed=1)]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds=st.sets(st.integers(0, 2**63), min_size=2, max_size=3))
 def test_marked_prompts_share_no_beginning(seeds: set[int]) -> None:
     starts = [
