@@ -12,6 +12,7 @@ import numpy as np
 
 from servecap.engine import fast
 from servecap.engine.cost import StepWork
+from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.memory import kv_tokens
 from servecap.engine.scheduler import ChunkedPrefill
 from servecap.predict import calibrate, profile, uncertainty
@@ -156,8 +157,9 @@ def replays() -> list[Error]:
         room = log.kv_tokens or kv_tokens(
             where.model, where.gpu, 1, step_tokens=log.step_tokens, sequences=log.max_running
         )
+        once = np.full(len(log.prompt), np.inf)  # thinks for ever: nobody comes twice
         traffic = fast.Traffic(
-            log.arrival_s, log.prompt, log.output, log.output, np.zeros(len(log.prompt))
+            log.arrival_s, log.prompt, log.output, log.output, once, own_blocks(log.prompt)
         )
         got = fast.serve(
             where.coefficients(known.tuning(where.gpu)),
@@ -179,6 +181,16 @@ def replays() -> list[Error]:
                           float(np.quantile(model, share)))
                 )  # fmt: skip
     return found
+
+
+def own_blocks(prompt: np.ndarray) -> fast.Prefixes:
+    """Keys that no other prompt has: who was preempted finds in the cache what is left of its own.
+
+    The log says that the cache was on, vLLM's default; of what prompts share it says nothing.
+    """
+    counts = prompt // BLOCK_TOKENS
+    at = np.concatenate([[0], np.cumsum(counts)])
+    return fast.Prefixes(np.arange(at[-1]), at, int(at[-1]))
 
 
 def lmdeploy() -> list[Error]:

@@ -54,7 +54,8 @@ class Traffic(msgspec.Struct, frozen=True):
     """Who asks for what: request i is the i-th that is sent, by whichever user is due then.
 
     User u is first due at `start_s[u]`; who sent request i thinks `think_s[i]` after its end and
-    then is due again. With as many users as requests it is open-loop traffic.
+    then is due again. With as many users as requests, who all think for ever (infinity), it is
+    open-loop traffic.
     """
 
     start_s: Floats
