@@ -92,9 +92,11 @@ def main() -> None:
         + held([e for e in silicon if "fit to" in e.regime]),
         "## Recorded vLLM 0.19 runs, replayed request by request",
         "The KV blocks of the RTX 4090 are known; for the RTX PRO 6000 the memory model's are "
-        "taken. Nothing is fitted. One row per quantile. Both runs are overloaded. Almost half of "
-        "the RTX PRO 6000's requests came before all 128 places were taken and waited for nothing, "
-        "so its median TTFT lies on the edge of the queue: 2% of TPOT are an eighth of the wait.",
+        "taken. Nothing is fitted. One row per quantile. Both runs are overloaded; the RTX 4090's "
+        "preempts 170 times, and finds what is left of its prompts in its cache. Two things that "
+        "the logs show are not in the model: an arriving request waits for one step more than it "
+        "does here (vLLM plans a step before the last one has ended), 20 to 30 ms; and where 20 to "
+        "60 sequences decode, a step takes an eighth longer.",
         "\n".join(table(score.replays())),
         "## LMDeploy's request benchmark",
         "\n".join(table(score.lmdeploy())),

@@ -17,7 +17,7 @@ from servecap.predict import rows
 from servecap.predict.calibrate import Measured
 from servecap.predict.figures import Case
 from servecap.predict.harness import Harness, Lengths
-from servecap.predict.place import place
+from servecap.predict.place import Place, place
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
 VALIDATION = DATA / "validation"
@@ -98,7 +98,7 @@ def lmdeploy() -> list[Measured]:
         found.append(
             Measured(
                 case=Case(
-                    place=place(r["model"], "a100-80gb", int(r["tp"])),
+                    place=_turbomind(place(r["model"], "a100-80gb", int(r["tp"]))),
                     lengths=Lengths(prompt_tokens=total - output, output_tokens=output),
                     harness=harness,
                 ),
@@ -110,6 +110,12 @@ def lmdeploy() -> list[Measured]:
             )
         )
     return found
+
+
+def _turbomind(where: Place) -> Place:
+    """Its kernels for decoding are its own, not vLLM's for all that such a GPU knows."""
+    device = msgspec.structs.replace(where.gpu, compute_capability=None)
+    return msgspec.structs.replace(where, gpu=device)
 
 
 class Log(msgspec.Struct, frozen=True):

@@ -187,6 +187,7 @@ def own_blocks(prompt: np.ndarray) -> fast.Prefixes:
     """Keys that no other prompt has: who was preempted finds in the cache what is left of its own.
 
     The log says that the cache was on, vLLM's default; of what prompts share it says nothing.
+    Blocks of answers are the first to go where memory is short, and are left out.
     """
     counts = prompt // BLOCK_TOKENS
     at = np.concatenate([[0], np.cumsum(counts)])

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecap.engine.allreduce import AllReduce
 from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
     FUSED_PASSES,
     SEPARATE_PASSES,
     VLLM_2023_HOST,
-    AllReduce,
     Efficiency,
     StepCoefficients,
     StepWork,
@@ -24,6 +24,7 @@ from servecap.engine.cost import (
 from servecap.engine.hardware import Gpu, gpu
 from servecap.engine.memory import kv_tokens
 from servecap.engine.model import model
+from servecap.engine.spec import EngineKind, joint_attention
 from servecap.errors import UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared"
@@ -291,3 +292,32 @@ def test_cards_whose_reading_was_measured_have_their_own_share() -> None:
     # One stream of llama-3-8b on an RTX 4090 D: 17.6 ms a token (AccelMark, vLLM 0.7.3).
     cost = roofline(model("llama-3-8b"), gpu("rtx-4090-d"), 1, CUDA_GRAPHS)
     assert cost.step_s(StepWork(1, 300, 0, 0.0, 0, 1)) == pytest.approx(17.6e-3, rel=0.05)
+
+
+def test_in_a_step_with_prompts_flash_attention_2_computes_whole_tiles_for_each_that_decodes() -> (
+    None
+):
+    """64 rows of 32 heads, 4 operations each of 128 numbers: 1.05 million for a token and layer."""
+    shape, device = model("llama-3.1-8b"), gpu("a100-80gb")
+    alone = roofline(shape, device, 1, CUDA_GRAPHS)
+    cost = roofline(shape, device, 1, CUDA_GRAPHS, Efficiency(joint_attention=True))
+    decodes = StepWork(100, 100 * 1000, 0, 0, 0, 100)
+    mixed = StepWork(100, 100 * 1000, 16, 16 * 17 / 2, 0, 101, 1)
+    assert cost.attention_s(decodes) == alone.attention_s(decodes)
+    computed_s = 100 * 1000 * 32 * 64 * 32 * 4 * 128 / (312e12 * 0.5)
+    assert cost.attention_s(mixed) == pytest.approx(computed_s, rel=0.001)
+    assert cost.attention_s(mixed) > 2.5 * alone.attention_s(mixed)
+    mha = roofline(model("llama-13b"), device, 1, CUDA_GRAPHS, Efficiency(joint_attention=True))
+    assert mha.joint == 1.0  # each head has keys of its own, which take longer to read
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "joint"),
+    [("vllm", "a100-80gb", True), ("vllm", "rtx-5090", True), ("vllm", "h100", False),
+     ("vllm", "b200", False), ("vllm", "v100", False), ("vllm", "mi300x", False),
+     ("sglang", "a100-80gb", False), ("vllm-2023", "a100-80gb", False)],
+)  # fmt: skip
+def test_which_engines_serve_prompts_and_decodes_by_one_kernel(
+    engine: EngineKind, device: str, joint: bool
+) -> None:
+    assert joint_attention(engine, gpu(device)) is joint

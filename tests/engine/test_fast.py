@@ -45,6 +45,7 @@ COST = StepCoefficients(
     0.0017,
     elementwise_token_s=0.7e-5,
     elementwise_s=0.00113,
+    joint=1.7,
 )
 
 # The same with layers that see 90 tokens back, and experts of which few tokens touch but a few.

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from servecap.engine.gpu_file import Fabric
+from servecap.engine.allreduce import AllReduce
 from servecap.engine.hardware import READ_SHARE, Gpu
 from servecap.engine.shape import ModelShape
 
@@ -30,6 +30,13 @@ KV_READ_SHARE = 0.8
 # Share of the peak flops that the attention of a prompt reaches. An assumption: fused kernels of
 # 2023 reach about half of the peak. It matters for prompts of many thousand tokens only.
 ATTENTION_FLOPS_SHARE = 0.5
+
+# Rows of queries that FlashAttention 2 computes at once, although a decoding sequence has one. In a
+# step that only decodes, the query heads of a group share them, and the kernel is bound by reading;
+# in one that has prompts, too, each head computes all the rows for its single query.
+# Source: vLLM's pull request 58013 (2026): with FlashAttention 2 one call serves both, without what
+# it does where `max_seqlen_q` is 1; its grid is made of 64 rows.
+JOINT_ROWS = 64
 
 
 class Passes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +158,8 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     The rest is for devices of which no kernel was ever measured (a user's own data sheet):
     `matrices` and `attention` are factors on the time that these take, and `shape` one more on
     the layers' matrices, by the tokens of a step (see `StepCoefficients`).
+
+    `joint_attention`: one kernel serves decoding sequences and prompts of a step (`JOINT_ROWS`).
     """
 
     gemm: float = 1.0
@@ -164,6 +173,7 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     matrices: float = 1.0
     attention: float = 1.0
     shape: tuple[float, ...] = ()
+    joint_attention: bool = False
 
 
 DEFAULT_EFFICIENCY = Efficiency()
@@ -198,6 +208,7 @@ class StepCoefficients(msgspec.Struct, frozen=True):
     unused_log: float = 0.0  # log of the chance that a token does not use a given expert
     elementwise_token_s: float = 0.0
     elementwise_s: float = 0.0  # of a step, however few its tokens
+    joint: float = 1.0  # factor on the attention of those who decode in a step with prompts
     shape: tuple[float, ...] = ()
 
     def step_s(self, work: StepWork) -> float:
@@ -228,10 +239,11 @@ class StepCoefficients(msgspec.Struct, frozen=True):
         w = self.window_tokens
         context = min(work.decode_context, w * work.decode_sequences)
         prefix = min(work.prefill_context, w * work.prefill_sequences)
+        decodes = self.joint if work.prefill_tokens else 1.0
         return (
-            (work.decode_context + work.prefill_context) * self.kv_token_s
+            (work.decode_context * decodes + work.prefill_context) * self.kv_token_s
             + work.prefill_pairs * self.pair_s
-            + (context + prefix) * self.window_kv_token_s
+            + (context * decodes + prefix) * self.window_kv_token_s
             + min(work.prefill_pairs, w * work.prefill_tokens) * self.window_pair_s
         )  # fmt: skip
 
@@ -276,7 +288,7 @@ def roofline(
     pair_flops = gpu.fp16_flops * efficiency.attention_flops_share * tp / efficiency.attention
     pair_s = 2 * model.pair_multiplications / pair_flops
     sliding = model.window.layers if model.window else 0
-    ring = AllReduce.between(gpu, tp, efficiency)
+    ring = AllReduce.between(gpu, tp, latency=efficiency.link_latency, bus=efficiency.link_bus)
     reduces = 2 * model.layers  # after attention and after the feed-forward part
     per_token = ring.seconds(model.hidden * 2) - ring.seconds(0)
     experts = model.experts
@@ -302,6 +314,7 @@ def roofline(
         elementwise_token_s=_elementwise_bytes(model, tp, efficiency.passes)
         / gpu.bandwidth_bytes_per_s,
         elementwise_s=model.layers * efficiency.passes.layer_s,
+        joint=_joint(model, kv_s, pair_flops) if efficiency.joint_attention else 1.0,
         shape=efficiency.shape,
     )
 
@@ -327,62 +340,16 @@ def _cached_token_s(model: ModelShape, gpu: Gpu, tp: int, efficiency: Efficiency
     return math.hypot(read_s, 2 * model.cached_pair_multiplications / flops)
 
 
+def _joint(model: ModelShape, cached_token_s: float, pair_flops: float) -> float:
+    """How much longer a cached token takes where all of `JOINT_ROWS` are computed for one query.
+
+    Latent attention has kernels of its own for decoding.
+    """
+    if model.latent is not None:
+        return 1.0
+    computed_s = 2 * JOINT_ROWS * model.pair_multiplications / pair_flops
+    return max(1.0, computed_s / cached_token_s)
+
+
 def _unused_log(used: int, count: int) -> float:
     return math.log1p(-used / count) if used < count else -math.inf
-
-
-class AllReduce(msgspec.Struct, frozen=True, kw_only=True):
-    """A ring all-reduce: latency + 2 (n - 1) / n x bytes / bus bandwidth.
-
-    Source:
-        The ring's cost model (Patarasuk & Yuan, 2009; NCCL's definition of bus bandwidth), with
-        latencies and bus bandwidths from Vidur's (MIT) and AIConfigurator's (Apache-2.0)
-        measurements; see `bus_share` and `latency_s`.
-    """
-
-    gpus: int
-    latency_s: float
-    bus_bytes_per_s: float
-
-    @classmethod
-    def between(cls, gpu: Gpu, tp: int, efficiency: Efficiency = DEFAULT_EFFICIENCY) -> AllReduce:
-        """The all-reduce of *tp* such GPUs in one machine."""
-        share = bus_share(gpu.fabric, tp) * efficiency.link_bus
-        return cls(
-            gpus=tp,
-            latency_s=latency_s(gpu.fabric, tp) * efficiency.link_latency,
-            bus_bytes_per_s=gpu.link_bytes_per_s * share,
-        )
-
-    def seconds(self, size_bytes: float) -> float:
-        if self.gpus == 1:
-            return 0.0
-        moved = 2 * (self.gpus - 1) / self.gpus * size_bytes
-        return self.latency_s + moved / self.bus_bytes_per_s
-
-
-def latency_s(fabric: Fabric, gpus: int) -> float:
-    """Time of an all-reduce of next to nothing.
-
-    Source: 16 KB messages: A100 SXM 11, 15, 21 and H100 SXM 7, 11, 17 microseconds with 2, 4 and
-    8 GPUs; PCIe (RTX PRO 6000, L40S) 7, 13, 27 to 33.
-    """
-    return (1 + 3.2 * gpus) * 1e-6 if fabric == "pcie" else (5 + 2 * gpus) * 1e-6
-
-
-def bus_share(fabric: Fabric, gpus: int) -> float:
-    """Bus bandwidth of large messages as a share of one GPU's link, one direction.
-
-    Source: A100 and H100 through NVSwitch 0.66 to 0.84 of 300 and 450 GB/s. V100 in an 8-GPU
-    machine 42, 77 and 130 of 150 GB/s with 2, 4 and 8 GPUs: its links are split among its
-    neighbours. PCIe 0.6 with 2 GPUs, with more 0.4 (26 of 64 GB/s; and 26 GB/s on a PCIe 4
-    machine with bridged pairs); hosts without direct copies between cards are ten times slower,
-    which no data sheet tells. Other fabrics were not measured: NVSwitch's share is assumed.
-    """
-    match fabric:
-        case "pcie":
-            return 0.6 if gpus <= 2 else 0.4
-        case "nvlink-mesh":
-            return 0.28 if gpus <= 2 else 0.51 if gpus <= 4 else 0.87
-        case _:
-            return 0.75

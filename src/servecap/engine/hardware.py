@@ -61,6 +61,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     memory: Literal["hbm", "gddr"]
     inline_ecc: bool
     by_name: bool = True
+    compute_capability: float | None = None  # NVIDIA's name of the generation; None: another's
     bandwidth_bytes_per_s: float
     fp16_flops: float
     fp8_flops: float | None = None
@@ -113,12 +114,20 @@ def _from_row(row: dict[str, str]) -> Gpu:
     return _from_sheet(
         msgspec.convert(sheet, gpu_file.GpuFile),
         by_name=row["by_name"] == "yes",
+        compute_capability=float(row["compute_capability"] or 0) or None,
         link=row["link"],
         confidence=row["confidence"],
     )
 
 
-def _from_sheet(sheet: gpu_file.GpuFile, *, by_name: bool, link: str, confidence: str) -> Gpu:
+def _from_sheet(
+    sheet: gpu_file.GpuFile,
+    *,
+    by_name: bool,
+    link: str,
+    confidence: str,
+    compute_capability: float | None = None,
+) -> Gpu:
     """The sheet's figures in bytes and flops."""
     return Gpu(
         name=sheet.name,
@@ -126,6 +135,7 @@ def _from_sheet(sheet: gpu_file.GpuFile, *, by_name: bool, link: str, confidence
         memory=sheet.memory,
         inline_ecc=sheet.inline_ecc,
         by_name=by_name,
+        compute_capability=compute_capability,
         bandwidth_bytes_per_s=sheet.bandwidth_gb_per_s * 1e9,
         fp16_flops=sheet.fp16_tflops * 1e12,
         fp8_flops=None if sheet.fp8_tflops is None else sheet.fp8_tflops * 1e12,

@@ -64,7 +64,7 @@ class Engines(NamedTuple):
     KIND, BUDGET, MAX_RUNNING, RATIO, MAX_WAITING, TOTAL, CONTEXT_MAX, BETWEEN, SPARED,
 ) = range(9)  # fmt: skip
 CHUNKED, PREFILL_FIRST, VLLM_2023 = range(3)
-SHAPE = 19  # in c: where the factors by tokens begin, if there are any
+SHAPE = 20  # in c: where the factors by tokens begin, if there are any
 
 # State of one engine. OLDEST to YOUNGEST run, HEAD to TAIL wait, linked by NEXT and BEFORE; -1:
 # nobody. DECODED counts steps in which those that decode advanced; CONTEXT are their tokens in

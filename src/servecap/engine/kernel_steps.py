@@ -76,9 +76,11 @@ def step_s(e: Engines, decodes: int, cached: int) -> float:
     gpu = _linear_s(c, tokens)
     if sampled > 0:
         gpu += math.sqrt(c[5] * c[5] + (sampled * c[6]) ** 2)
-    gpu += (context + sums[2]) * c[7] + sums[1] * c[8] + c[9] + c[18] + tokens * (c[10] + c[17])
+    joint = c[19] if sums[0] > 0 else 1.0
+    gpu += (context * joint + sums[2]) * c[7] + sums[1] * c[8] + c[9] + c[18]
+    gpu += tokens * (c[10] + c[17])
     if c[12] > 0:
-        gpu += (min(context, c[12] * decodes) + min(sums[2], c[12] * sums[4])) * c[13]
+        gpu += (min(context, c[12] * decodes) * joint + min(sums[2], c[12] * sums[4])) * c[13]
         gpu += min(sums[1], c[12] * sums[0]) * c[14]
     return float(c[0] + c[1] * sampled + c[11] * sums[4] + max(c[2], gpu))
 

@@ -19,7 +19,7 @@ from servecap.engine.cost import (
     roofline,
 )
 from servecap.engine.engine import Engine
-from servecap.engine.hardware import gpu
+from servecap.engine.hardware import Gpu, gpu
 from servecap.engine.memory import kv_tokens
 from servecap.engine.model import KvDtype, model
 from servecap.engine.scheduler import (
@@ -87,7 +87,10 @@ def instance(spec: EngineSpec) -> Instance:
             device,
             spec.tp,
             host_cost(spec.engine),
-            Efficiency(passes=passes_of(spec.engine)),
+            Efficiency(
+                passes=passes_of(spec.engine),
+                joint_attention=joint_attention(spec.engine, device),
+            ),
         ),
         policy=policy,
         kv_tokens=room,
@@ -160,6 +163,16 @@ def passes_of(engine: EngineKind) -> Passes:
             return FUSED_PASSES
         case "vllm-2023" | "tgi" | "static":
             return SEPARATE_PASSES
+
+
+def joint_attention(engine: EngineKind, device: Gpu) -> bool:
+    """Whether one kernel serves those who decode and the prompts of the same step.
+
+    Of vLLM V1 with FlashAttention 2: others either never mix the two or have a kernel for each, and
+    FlashAttention 3 (9.0) and FlashInfer (10.0) divide the work by what there is.
+    """
+    generation = device.compute_capability
+    return engine == "vllm" and generation is not None and int(generation) in (8, 12)
 
 
 def host_cost(engine: EngineKind) -> HostCost:

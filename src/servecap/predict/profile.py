@@ -15,7 +15,7 @@ from servecap.engine.cost import (
     Efficiency,
 )
 from servecap.engine.hardware import Gpu
-from servecap.engine.spec import EngineKind, host_cost, passes_of
+from servecap.engine.spec import EngineKind, host_cost, joint_attention, passes_of
 from servecap.errors import UNREADABLE, UsageError
 from servecap.predict.place import Place, Tuning
 
@@ -91,6 +91,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 attention=value.get(f"attention:{gpu.name}", 1.0),
                 shape=tuple(factor for factor in shape if factor is not None),
                 passes=passes_of(self.engine),
+                joint_attention=joint_attention(self.engine, gpu),
             ),
             host=msgspec.structs.replace(
                 host_cost(self.engine),
