@@ -22,6 +22,7 @@ from servecap.predict.place import Place, place
 DATA = Path(__file__).resolve().parents[3] / "shared/data"
 VALIDATION = DATA / "validation"
 TOLERANCE = slos.parse("ttft.mean<3.2s,tpot.mean<110ms")
+TTFT_ALONE = slos.parse("ttft.mean<3.2s")
 
 # Rates that no closed loop of these users can have (docs: audit by Little's law), by line.
 _IMPOSSIBLE_RATES = {("llama-13b", "V100", 4), ("llama-13b", "A100", 1)}
