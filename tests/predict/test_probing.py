@@ -17,6 +17,7 @@ from servecap.predict.figures import Case, capacity
 from servecap.predict.harness import Harness, Lengths
 from servecap.predict.place import place
 from servecap.predict.probing import Level, Probed
+from servecap.record import Record
 from servecap.run import Run, Status
 from servecap.scenario import Scenario, WorkloadSpec
 from servecap.simulate import simulate
@@ -164,6 +165,33 @@ def test_a_sweep_that_cannot_be_believed_twice_is_not_driven_further(tmp_path: P
     assert [x.users for x in told if x.purpose == "decode"] == [1, 2]
     assert told[-1].purpose == "context"
     assert found.max_running is None
+
+
+@needs_numba
+def test_late_first_tokens_are_no_limit_where_the_rate_goes_on_rising(tmp_path: Path) -> None:
+    """On a busy machine two users' prompts took three times as long; the server has 8 places."""
+    server = Server()
+
+    def late(record: Record) -> Record:
+        first_s = record.planned_s + 0.6 * (record.end_s - record.planned_s)
+        return msgspec.structs.replace(record, first_token_s=first_s)
+
+    def measure(scenario: Scenario, folder: Path) -> Run:
+        run = server.measure(scenario, folder)
+        if "decode-2-" in folder.name:
+            run = msgspec.structs.replace(run, records=[late(r) for r in run.records])
+        return run
+
+    found = probing.probe(
+        measure,
+        taken_for(tmp_path),
+        probing.plan(32, 4096),
+        tmp_path,
+        budget_s=600.0,
+        now=lambda: server.now_s,
+        on_level=lambda *_: None,
+    )
+    assert found.max_running == 8
 
 
 def test_an_interrupted_run_ends_the_probes(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ class _State:
         self.tokens_per_word = 1.0
         self.limit: int | None = None
         self.doubted = 0
-        self._before: tuple[int, float, float] | None = None  # users, share that decoded, TTFT
+        # Users, share that decoded, TTFT and rate of the level before.
+        self._before: tuple[int, float, float, float] | None = None
 
     def skip(self, level: Level, why: str) -> None:
         self.skipped.append((level.name, why))
@@ -177,7 +178,9 @@ class _State:
         """Little's law: how many decode at once; where no more do than before, the rest wait.
 
         Then all places are taken all the time, each for an answer's decoding and its prompt's
-        computing; the latter took as long as first tokens did before anybody waited.
+        computing; the latter took as long as first tokens did before anybody waited. And then the
+        rate cannot have risen by more than so many places allow: if it has, prompts took longer
+        for another reason (a machine that has other work, too).
         """
         ttft, e2e = summary.client.get("ttft"), summary.client.get("e2e")
         if ttft is None or e2e is None:
@@ -185,12 +188,13 @@ class _State:
         decoding_s = e2e.mean - ttft.mean
         share = summary.qps * decoding_s / users
         if self._before is not None:
-            fewer, shared, prompt_s = self._before
-            if share < _LIMITED * shared:
+            fewer, shared, prompt_s, rate = self._before
+            full = summary.qps <= _LIMITED * users / fewer * rate
+            if full and share < _LIMITED * shared:
                 places = round(summary.qps * (decoding_s + prompt_s))
                 self.limit = min(max(fewer, places), users)
                 self.rows.pop()  # by a server without that limit, which is what it was taken for
-        self._before = users, share, ttft.mean
+        self._before = users, share, ttft.mean, summary.qps
 
 
 def _scenario(level: Level, most_s: float, tokens_per_word: float, seed: int) -> Scenario:
