@@ -18,9 +18,12 @@ from random import Random
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from commands import started
 from scripted import Call, serving
 
+from servecap.cli import cli
+from servecap.cli.find import SEARCH
 from servecap.matrix.journal import Entry, read_journal
 from servecap.record import Outcome, decode
 from servecap.run import Status
@@ -332,6 +335,26 @@ def test_find_that_is_told_to_go_reports_the_levels_it_had(tmp_path: Path) -> No
     assert json.loads(said)["interrupted"]
     for path in levels(out):
         assert read_run(path).header.status in (Status.COMPLETE, Status.INTERRUPTED)
+
+
+@pytest.mark.parametrize("by", [(), ("--rate", "--start", "60")])
+def test_find_that_is_killed_leaves_what_it_knew(tmp_path: Path, by: tuple[str, ...]) -> None:
+    """SIGKILL between two levels or within one, for users and for rates."""
+    out = tmp_path / "out"
+    load = [x for x in LOAD if x not in ("--think", "0..0.01")] if by else LOAD
+    with serving(proper) as server:
+        process = started(
+            "find", "--url", server.url, *load, *by, "--requests", "30", "--slo", "ttft<9s",
+            "--out", out,
+        )  # fmt: skip
+        with ended(process):
+            wait_until((out / SEARCH).exists)
+            process.kill()
+            process.communicate(timeout=GONE_S)
+    done = CliRunner().invoke(cli, ["report", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "cut off after" in " ".join(done.output.split())
+    assert "cut off after" in (out / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

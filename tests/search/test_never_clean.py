@@ -182,6 +182,13 @@ def test_a_search_that_is_killed_is_told_as_far_as_it_came(tmp_path: Path) -> No
     assert "cut off after 3 levels" in (tmp_path / "report.html").read_text("utf-8")
 
 
+def test_a_search_is_not_taken_up_again_and_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / SEARCH).write_text("{}")
+    words = ["find", "--url", "http://127.0.0.1:9", "--out", str(tmp_path)]
+    with pytest.raises(UsageError, match=r"holds a search already.*servecap report.*--start"):
+        cli.main(words, standalone_mode=False)
+
+
 def test_a_search_without_a_whole_level_has_its_first_run_named(tmp_path: Path) -> None:
     (tmp_path / "01-users-8").mkdir()
     with pytest.raises(UsageError, match="01-users-8"):

@@ -107,7 +107,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
     find_rate.check(given)
     by_rate = given["by_rate"]
     scenario = find_rate.scenario_of(given) if by_rate else _scenario(given)
-    out = output.unused(output.folder(given["out"], "find"))
+    out = _fresh(output.folder(given["out"], "find"))
     bench = open_bench(
         target_spec(given),
         scenario.workload,
@@ -123,6 +123,21 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
         write_json(out / SEARCH, result)
         html.write_html(out / "report.html", runs=runs, search=result, lang=given["lang"])
     return result, out
+
+
+def _fresh(out: Path) -> Path:
+    """The folder, if nothing is in it; a search is not taken up again, for servers change.
+
+    Raises:
+        UsageError: something is in it.
+    """
+    if (out / SEARCH).exists():
+        raise UsageError(
+            f"--out {str(out)!r} holds a search already, and none is taken up again: see what it "
+            f"found with `servecap report {out}`, and name another folder (--start near its answer "
+            "saves the way up)"
+        )
+    return output.unused(out)
 
 
 def _scenario(given: dict[str, Any]) -> Scenario:
@@ -155,7 +170,14 @@ def _by_rate(
     most = find_rate.MOST_RPS if given["max_rate"] is None else given["max_rate"]
     start = min(find_rate.START_RPS, most) if given["start"] is None else given["start"]
     return find_rate.search_with(
-        bench, scenario, out, start=start, max_rate=most, quiet=given["quiet"], **_wanted(given)
+        bench,
+        scenario,
+        out,
+        start=start,
+        max_rate=most,
+        quiet=given["quiet"],
+        on_known=_keeping(out),
+        **_wanted(given),
     )
 
 
@@ -248,11 +270,11 @@ def search_with(
     return result, runs
 
 
-def _keeping(out: Path) -> Callable[[SearchResult], None]:
+def _keeping(out: Path) -> Callable[[SearchResult | RateResult], None]:
     """Stores what is known after each level, so that a search that is killed can be reported."""
     from servecap.store import write_json
 
-    def keep(so_far: SearchResult) -> None:
+    def keep(so_far: SearchResult | RateResult) -> None:
         with output.writing(out):
             write_json(out / SEARCH, so_far)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def search_with(
     confidence: float,
     budget_s: float | None,
     quiet: bool,
+    on_known: Callable[[RateResult], None],
 ) -> tuple[RateResult, list[tuple[Run, Summary]]]:
     """The search on a prepared server; also the run at capacity, for the report.
 
@@ -121,6 +123,7 @@ def search_with(
             confidence=confidence,
             budget_s=budget_s,
             on_level=on_level,
+            on_known=on_known,
         )
     if result.interrupted and not result.levels:
         raise KeyboardInterrupt

@@ -70,6 +70,7 @@ def find_rate(
     confidence: float = CONFIDENCE,
     budget_s: float | None = None,
     on_level: Callable[[RateLevel], None] = lambda _: None,
+    on_known: Callable[[RateResult], None] = lambda _: None,
 ) -> RateResult:
     """The highest rate that whatever *probe* measures carries under the scenario's SLO.
 
@@ -77,6 +78,7 @@ def find_rate(
         start: requests/s of the first level.
         precision: width of the interval, as a share of the capacity, that is narrow enough.
         budget_s: seconds of measuring after which the search says what it knows.
+        on_known: is told after each level what is known, as if the search had been cut off there.
     Raises:
         InvalidRun: no level could be believed, so nothing can be said.
         UsageError: the load is not an open loop of requests at one rate, or a number makes no
@@ -111,14 +113,19 @@ def find_rate(
         on_level=lambda attempt: on_level(_level(attempt, search.known)),
     )
     hunt = Hunt(probe, scenario, search, unit, budget_s)
-    hunt.run()
-    estimate = search.estimate()
+    hunt.run(lambda: on_known(_known(hunt, search, cut_off=True)))
+    return _known(hunt, search)
+
+
+def _known(hunt: Hunt, search: RateSearch, *, cut_off: bool = False) -> RateResult:
+    """What the levels so far tell."""
+    estimate, count = search.estimate(), len(hunt.levels)
     return RateResult(
         capacity=_capacity(estimate, search.known),
         levels=tuple(_level(x, search.known) for x in hunt.levels),
-        scenario=scenario,
-        stop_reason=hunt.stop_reason,
-        interrupted=hunt.interrupted,
+        scenario=hunt.scenario,
+        stop_reason=f"it was cut off after {count} levels" if cut_off else hunt.stop_reason,
+        interrupted=cut_off or hunt.interrupted,
         estimate=estimate,
         unsure=search.unsure(),
     )
