@@ -169,8 +169,8 @@ def test_a_disk_that_gets_full_between_two_levels_stops_the_search(tmp_path: Pat
             (folder / LATER).mkdir(parents=True)
             level(users(6), folder, None)
             while ended.acquire(blocking=False):
-                pass  # those of the level
-            assert ended.acquire(timeout=60)  # almost always it is seen before the next level
+                pass  # those of the level, or the one that found no room already
+            ended.acquire(timeout=1)  # else the next level may begin before anything came
 
     with serving(told) as server:
         bench = open_bench(TargetSpec(url=server.url), WORKLOAD, ASKED.timeouts)
