@@ -55,11 +55,28 @@ def asked_differently(before: Scenario, after: Scenario) -> tuple[str, ...]:
 
 
 def _differing(pairs: Sequence[tuple[str, object, object]]) -> list[str]:
-    return [f"{name}: {_told(x)} -> {_told(y)}" for name, x, y in pairs if x != y]
+    told = [(name, *_unlike(x, y)) for name, x, y in pairs if x != y]
+    return [f"{name}: {x} -> {y}" for name, x, y in told]
+
+
+def _unlike(x: object, y: object) -> tuple[str, str]:
+    """Both in words; of two that have parts those only that are not the same in both."""
+    before, after = _parts(x), _parts(y)
+    if before is None or after is None:
+        return _told(x), _told(y)
+    same = {name for name in before if name in after and before[name] == after[name]}
+    told = [
+        " ".join(f"{name}={value}" for name, value in parts.items() if name not in same)
+        for parts in (before, after)
+    ]
+    return told[0] or "n/a", told[1] or "n/a"
+
+
+def _parts(value: object) -> dict[str, object] | None:
+    if isinstance(value, slo.Slo) or not isinstance(value, msgspec.Struct):
+        return None
+    return {k: v for k, v in msgspec.to_builtins(value).items() if v is not None}
 
 
 def _told(value: object) -> str:
-    if isinstance(value, slo.Slo) or not isinstance(value, msgspec.Struct):
-        return "n/a" if value is None else str(value)
-    parts = msgspec.to_builtins(value)
-    return " ".join(f"{k}={v}" for k, v in parts.items() if v is not None)
+    return "n/a" if value is None else str(value)

@@ -21,6 +21,7 @@ from servecap.compare import (
     compare_runs,
     parse_metrics,
 )
+from servecap.differing import asked_differently
 from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.record import Outcome, Record, Times
@@ -192,6 +193,13 @@ def test_what_was_asked_differently_is_told() -> None:
     found = compare_runs(made(drawn(1)), made(drawn(1), users=8))
     assert any(item.startswith("load: ") and "users=8" in item for item in found.differences)
     assert any("classic" in item for item in found.differences)
+
+
+def test_only_those_parts_of_what_was_asked_are_told_that_differ() -> None:
+    load = ClosedLoop(users=4)
+    first, other = (Scenario(load=load, stop=StopRule(duration_s=s)) for s in (60.0, 90.0))
+    assert asked_differently(first, other) == ("stop: duration_s=60.0 -> duration_s=90.0",)
+    assert asked_differently(first, Scenario(load=load)) == ("stop: duration_s=60.0 -> n/a",)
 
 
 @pytest.mark.parametrize(

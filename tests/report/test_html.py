@@ -20,7 +20,7 @@ from servecap.scenario import ClosedLoop, Scenario
 from servecap.slo import parse
 from servecap.summarize import summarize
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -46,8 +46,11 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
+        if "style" in self.open:
+            return
+        if self.elements and self.elements[-1][0] == "wbr":  # where a word may break is no blank
+            data = self.words.pop() + data
+        self.words.append(data)
 
     def count(self, tag: str, **attributes: str) -> int:
         return sum(

@@ -9,8 +9,9 @@ import synthetic
 from servecap.cell import Capacity
 from servecap.cli.find import level_line
 from servecap.metrics import Verdict
+from servecap.report.language import say
 from servecap.report.overview import search_headline
-from servecap.report.search_text import search_text
+from servecap.report.search_text import headline, search_text
 from servecap.scenario import ClosedLoop, Scenario
 from servecap.search import Level, SearchResult
 from servecap.summarize import summarize
@@ -57,3 +58,25 @@ def test_advice_is_said_once_and_not_for_each_level_that_could_not_be_measured()
     assert "No upper end was found. The search ended because all held" in said
     assert "69 ms late" in level_line(level)
     assert "Give the client" not in level_line(level)
+
+
+@pytest.mark.parametrize(
+    ("users", "high", "badge"),
+    [(0, 53, "UNSURE"), (0, None, "UNSURE"), (0, 0, "CAPACITY 0"), (4, 5, "CAPACITY 4")],
+)
+def test_what_is_not_known_is_not_shown_as_none(users: int, high: int | None, badge: str) -> None:
+    head = search_headline(found(users, high))
+    assert head.badge == badge
+    assert (head.tone == "unsure") == (badge == "UNSURE")
+
+
+def test_a_level_that_passed_alone_is_told_where_all_together_promise_nothing() -> None:
+    summary = summarize(synthetic.run())
+    level = Level(users=32, verdict=Verdict.PASS, valid=True, summary=summary, why="why")
+    result = msgspec.structs.replace(found(0, 53), levels=(level,))
+    assert "not known, up to 53. 32 users kept" in headline(result)
+    assert "No level was shown" not in headline(result)
+    assert "未知，最多 53。32 个用户" in say(headline(result), "zh")
+    alone = msgspec.structs.replace(level, valid=False)
+    said = headline(msgspec.structs.replace(result, levels=(alone,)))
+    assert "No level was shown" in said

@@ -69,7 +69,10 @@ def command(out: str | None, quiet: bool, lang: str) -> int:
             precision=0.25,
             budget_s=75.0,
             quiet=quiet,
+            keep_partial=True,
         )
+    if result.interrupted:
+        raise KeyboardInterrupt
     _step(4, "servecap matrix: six cells, predicted by the engine model")
     cells = _matrix(folder, quiet)
     _step(5, f"servecap plan: {PLAN_USERS:,} users")
@@ -175,8 +178,7 @@ def _last_screen(summary: Summary, result: SearchResult, cells: list[Cell], plan
              "engine model's, met by a real client over real sockets. Against your own server the "
              "same commands measure."),
         ("run", _run_words(summary)),
-        ("find", found(result) + " So many users were shown to be served within the SLO; one more "
-                 "than the second number was shown not to be."),
+        ("find", " ".join([found(result), *_find_words(result)])),
         ("matrix", "Users that each instance carries with mean TTFT < 3 s and mean TPOT < 100 ms, "
                    "predicted: " + ", ".join(map(_cell_words, cells)) + "."),
         ("plan", f"{headline(plan.models[0])}. {PLAN_USERS:,} users / {best.users_per_node:,} a "
@@ -188,6 +190,19 @@ def _last_screen(summary: Summary, result: SearchResult, cells: list[Cell], plan
         first, *rest = paragraph(text, indent=" " * 8 if name else "")
         lines += ["", name.ljust(8) + first[8:] if name else first, *rest]
     return "\n".join(lines) + "\n"
+
+
+def _find_words(result: SearchResult) -> Iterator[str]:
+    """What the numbers of the answer stand for, and why it is as open as it is."""
+    capacity = result.capacity
+    if capacity.users and capacity.users_high is not None:
+        yield (
+            f"Between the two lies, with {capacity.confidence or 0.95:.0%} confidence, the most "
+            "users that are served within the SLO; the first can be promised."
+        )
+    elif capacity.users_high != 0:
+        yield "The search ended before it knew more:"
+        yield result.stop_reason + "."
 
 
 def _run_words(summary: Summary) -> str:

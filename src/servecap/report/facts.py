@@ -44,7 +44,7 @@ def tables(run: Run, summary: Summary) -> list[Table]:
 
 
 def slo_table(run: Run, summary: Summary) -> Table:
-    """The limits: value, interval, the limit itself, who kept it, verdict."""
+    """The limits: each with its verdict, value, interval, and how many requests kept it."""
     rows = [_limit_row(check) for check in summary.checks]
     rows.append(_error_row(run, summary))
     notes = [f"{units.limit(c.limit)}: {units.clean(c.reason)}" for c in summary.checks if c.reason]
@@ -58,10 +58,10 @@ def slo_table(run: Run, summary: Summary) -> Table:
         title="Service level objective",
         columns=(
             text_column("limit"),
+            text_column("verdict"),  # here, for a phone shows the first columns only
             Column("value"),
             Column(f"{verdict.CONFIDENCE:.0%} interval"),
             Column("requests that kept it"),
-            text_column("verdict"),
         ),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -72,10 +72,10 @@ def _limit_row(check: LimitCheck) -> tuple[str, ...]:
     unit = units.time_unit(check.value_s if check.value_s else check.limit.at_most_s)
     return (
         units.limit(check.limit),
+        check.verdict.value.upper(),
         unit.text(check.value_s),
         words.interval(check, unit),
         units.share(check.attainment_share),
-        check.verdict.value.upper(),
     )
 
 
@@ -83,10 +83,10 @@ def _error_row(run: Run, summary: Summary) -> tuple[str, ...]:
     said, _, _ = words.errors(run, summary)
     return (
         f"error rate < {units.share(run.scenario.slo.error_share_max)}",
+        said.value.upper(),
         units.share(summary.error_rate) if summary.requests else units.UNKNOWN,
         "",
         "",
-        said.value.upper(),
     )
 
 

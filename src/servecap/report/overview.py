@@ -97,9 +97,10 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
         plain = f"{plain} {words.SIMULATED}"
     held = search.at_capacity
     figures = "" if held is None else f"At {held.users:,} users: {_means(held.summary)}. "
+    unsure = changed or (capacity.users == 0 and capacity.users_high != 0)
     return Headline(
-        badge="UNSURE" if changed else f"CAPACITY {capacity.users:,}",
-        tone="unsure" if changed else "fail" if capacity.users == 0 else "pass",
+        badge="UNSURE" if unsure else f"CAPACITY {capacity.users:,}",
+        tone="unsure" if unsure else "fail" if capacity.users == 0 else "pass",
         plain=plain,
         quote=units.clean(search_text.headline(search)),
         todo=(figures + units.clean(search_text.meaning(search), 1000),),
@@ -116,9 +117,11 @@ def rate_headline(result: RateResult, runs: Runs = ()) -> Headline:
         plain = f"{plain} {words.SIMULATED}"
     held, named = result.at_capacity, rate_text.rate(result.capacity.rate_rps)
     figures = "" if held is None else f"At {named} requests/s: {_means(held.summary)}. "
+    nothing = result.capacity.rate_rps == 0
+    unsure = changed or (nothing and result.capacity.rate_high_rps != 0)
     return Headline(
-        badge="UNSURE" if changed else f"CAPACITY {named}/s",
-        tone="unsure" if changed else "fail" if result.capacity.rate_rps == 0 else "pass",
+        badge="UNSURE" if unsure else f"CAPACITY {named}/s",
+        tone="unsure" if unsure else "fail" if nothing else "pass",
         plain=plain,
         quote=units.clean(rate_text.headline(result)),
         todo=(figures + units.clean(rate_text.meaning(result), 1200),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servecap.metrics import Summary
+from servecap.metrics import Summary, Verdict
 from servecap.report import rate_text, units
 from servecap.report.table import Column, Table, lines, paragraph, text_column
 from servecap.search import Level, SearchResult
@@ -28,10 +28,7 @@ def headline(result: SearchResult) -> str:
         return f"concurrency_users: 0. Not even one user is served within {result.scenario.slo}."
     if capacity.users == 0:
         high = "any number" if capacity.users_high is None else f"{capacity.users_high:,}"
-        return (
-            f"concurrency_users: not known, up to {high}. No level was shown to keep "
-            f"{result.scenario.slo}."
-        )
+        return f"concurrency_users: not known, up to {high}. {_why_unknown(result)}"
     if capacity.users_high is None:
         return (
             f"concurrency_users: at least {capacity.users:,}. The SLO {result.scenario.slo} "
@@ -40,6 +37,17 @@ def headline(result: SearchResult) -> str:
     return (
         f"concurrency_users: {capacity.users:,} (the limit lies within {capacity.users:,} and "
         f"{capacity.users_high:,}), under {result.scenario.slo}."
+    )
+
+
+def _why_unknown(result: SearchResult) -> str:
+    """Why no number can be named, though a level may have kept the limits by itself."""
+    passed = [x.users for x in result.levels if x.valid and x.verdict is Verdict.PASS]
+    if not passed:
+        return f"No level was shown to keep {result.scenario.slo}."
+    return (
+        f"{max(passed):,} users kept {result.scenario.slo} by themselves, but all levels together "
+        "do not bear it out surely enough to promise it."
     )
 
 
