@@ -7,6 +7,7 @@ python tools/make_cli_reference.py --check   # exit 1 if it is not up to date
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def reference(command: click.Command, name: str) -> str:
 def _sections(command: click.Command, context: click.Context, path: str) -> Iterator[str]:
     yield f"## `{path}`\n"
     if command.help:
-        yield _prose(command.help)
+        yield _prose(inspect.cleandoc(command.help))  # as Python does by itself from 3.13 on
     yield "```text\n" + " ".join([path, *command.collect_usage_pieces(context)]) + "\n```\n"
     yield from _parameters(command)
     if command.epilog:
