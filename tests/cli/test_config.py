@@ -56,6 +56,11 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, text: str, message: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_an_option_of_two_values_takes_a_list_of_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "emulate: {freeze: [5, 1.5]}")
+    assert config.read(path, COMMANDS, cli._command)["emulate"] == {"freeze": [5, 1.5]}
+
+
 def test_every_command_can_stand_in_a_file(tmp_path: Path) -> None:
     text = "".join(f"{name}: {{}}\n" for name in COMMANDS)
     assert set(config.read(written(tmp_path, text), COMMANDS, cli._command)) == set(COMMANDS)
@@ -106,3 +111,56 @@ def test_shells_get_a_completion_script(shell: str) -> None:
     names = [item.value for item in complete.get_completions([], "co")]
     assert names == ["compare"]
     assert "--users" in [item.value for item in complete.get_completions(["run"], "--u")]
+
+
+def everything() -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    for name in COMMANDS:
+        command = cli._command(name)
+        below = command.commands if isinstance(command, click.Group) else {}
+        found += [(name, command), *((f"{name} {sub}", made) for sub, made in below.items())]
+    return found
+
+
+@pytest.mark.parametrize(("path", "command"), everything())
+def test_every_option_is_read_from_the_variable_of_its_name(
+    path: str, command: click.Command
+) -> None:
+    for param in command.params:
+        if not isinstance(param, click.Option):
+            continue
+        several = param.multiple or param.nargs != 1
+        longest = max(param.opts, key=len).removeprefix("--")
+        name = f"SERVECAP_{path}_{longest}".replace("-", "_").replace(" ", "_").upper()
+        context = click.Context(command, info_name=path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, "A: b c\nD: e")
+            got = param.value_from_envvar(context)
+        assert isinstance(got, list) == several, name
+        assert not param.multiple or got == ["A: b c", "D: e"], name
+
+
+def test_flags_repeated_options_and_switches_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from servecap.cli import find, plan
+
+    seen: dict[str, Any] = {}
+
+    def callback(**given: Any) -> int:
+        seen.update(given)
+        return 0
+
+    for module in (find, plan):
+        monkeypatch.setattr(module.command, "callback", callback)
+    env = {
+        "SERVECAP_FIND_URL": "http://a", "SERVECAP_FIND_RATE": "1", "SERVECAP_FIND_STREAM": "0",
+        "SERVECAP_FIND_HEADER": "A: b\nC: d", "SERVECAP_PLAN_JSON": "true",
+        "SERVECAP_PLAN_PRICE": "a100=2.1\nv100=1", "SERVECAP_PLAN_USERS": "10000",
+    }  # fmt: skip
+    for args in (["find"], ["plan", "cells.csv"]):
+        done = CliRunner().invoke(cli.cli, args, standalone_mode=False, env=env)
+        assert done.exception is None, done.exception
+    assert (seen["url"], seen["by_rate"], seen["headers"]) == ("http://a", True, ("A: b", "C: d"))
+    assert seen["as_json"] is True
+    assert seen["prices"] == ("a100=2.1", "v100=1")

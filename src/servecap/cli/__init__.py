@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -52,7 +53,26 @@ Ctrl-C.
 def _command(name: str) -> click.Command:
     module = importlib.import_module(f"servecap.cli.{MODULES.get(name, name.replace('-', '_'))}")
     command: click.Command = module.command
+    _from_environment(command, f"SERVECAP_{name}")
     return command
+
+
+def _from_environment(command: click.Command, prefix: str) -> None:
+    """Every option is read from the variable that is named like it, however it is called inside.
+
+    Of an option that may be given several times each line of the variable is one value: headers
+    have blanks in them.
+    """
+    for param in command.params:
+        if not isinstance(param, click.Option) or param.envvar is not None:
+            continue
+        name = max(param.opts, key=len).lstrip("-")
+        param.envvar = f"{prefix}_{name}".replace("-", "_").upper()
+        if param.multiple:
+            param.type = copy.copy(param.type)
+            param.type.envvar_list_splitter = "\n"  # type: ignore[misc]
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        _from_environment(below, f"{prefix}_{name}")
 
 
 class _Lazy(click.Group):

@@ -61,7 +61,9 @@ def _of_command(
                 f"--config {path!r}: {name} has no option {key!r}{_near(option, known)}"
             )
         param = params[option]
-        if isinstance(value, dict) or (isinstance(value, list) and not param.multiple):
+        if isinstance(value, dict) or (
+            isinstance(value, list) and not param.multiple and param.nargs == 1
+        ):
             raise UsageError(f"--config {path!r}: {name}.{key} takes one value, not {value!r}")
         several = param.multiple and not isinstance(value, list)
         defaults[str(param.name)] = [value] if several else value
