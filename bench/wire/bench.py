@@ -1,6 +1,6 @@
 """servecap's client beside others, against a null server: what does a token event cost?
 
-    python bench/wire/bench.py [--rounds 3] [--seconds 4] [--clients c,product,aiohttp,httpx]
+    python bench/wire/bench.py [--rounds 3] [--seconds 4] [--clients c,product,least,aiohttp,httpx]
         [--realtime]
 
 How to read what it prints is in README.md beside it. Needs cc, and `pip install -e ".[bench]"` for
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--clients", default="c,product,aiohttp,httpx")
+    parser.add_argument("--clients", default="c,product,least,aiohttp,httpx")
     parser.add_argument(
         "--realtime", action="store_true", help="before all other processes (root, busy machine)"
     )

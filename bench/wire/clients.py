@@ -3,9 +3,9 @@
     python clients.py KIND PORT STREAMS TOKENS OUT             every stream once
     python clients.py KIND PORT STREAMS 1 - SECONDS            one-token requests, back to back
 
-KIND: product (the `Client` that `servecap run` uses), aiohttp (chunks, strip, json.loads, as
-vLLM's benchmark does it), httpx (lines, json.loads). Prints one line of JSON; OUT and the figures
-are those of c_client.c.
+KIND: product (the `Client` that `servecap run` uses), least (the least that Python can do with the
+kernel's stamps: nothing is decoded), aiohttp (chunks, strip, json.loads, as vLLM's benchmark does
+it), httpx (lines, json.loads). Prints one line of JSON; OUT and the figures are as in c_client.c.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import gc
 import importlib
 import json
 import resource
+import select
+import socket
 import struct
 import sys
 import time
@@ -23,6 +25,8 @@ from pathlib import Path
 
 BODY_OF = Callable[[int], bytes]
 ENTRY = struct.Struct("=IIq")
+STAMP = struct.Struct("@qq")  # a timespec
+SO_TIMESTAMPNS = 35
 
 
 class Tally:
@@ -142,6 +146,56 @@ async def product(port: int, tally: Tally) -> None:
     tally.zero_s = clock.start_s
 
 
+async def least(port: int, tally: Tally) -> None:
+    """A bare loop of epoll, recvmsg and send of bytes made before: the floor of any in Python.
+
+    It gathers reads as the product does and counts events by their end marks as c_client.c does.
+    """
+    offset_s = time.time() - time.monotonic()
+    poll, gather_s = select.epoll(), 0.0 if tally.seconds else 0.0005
+    socks: dict[int, tuple[int, socket.socket]] = {}
+    asks: dict[int, bytes] = {}
+    for stream in range(tally.streams):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setblocking(False)
+        poll.register(sock, select.EPOLLIN)
+        fd = sock.fileno()
+        socks[fd] = stream, sock
+        body = json.dumps(fields(stream, tally.tokens)).encode()
+        asks[fd] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        tally.sent[stream] = time.monotonic()
+        sock.send(asks[fd])
+    seen = [0] * tally.streams
+    while socks:
+        if gather_s:
+            time.sleep(gather_s)
+        ended = []
+        for fd, _ in poll.poll(0.1, 128):
+            stream, sock = socks[fd]
+            data, control, _, _ = sock.recvmsg(16_384, 64)
+            seconds, nanoseconds = STAMP.unpack_from(control[0][2])
+            at_s = seconds + nanoseconds * 1e-9 - offset_s
+            for _ in range(data.count(b"\n\n")):
+                which = seen[stream]  # 0: the role; then the tokens
+                seen[stream] += 1
+                if 1 <= which <= tally.tokens and not tally.seconds:
+                    tally.chunks[stream].append(at_s)
+            if data.endswith(b"0\r\n\r\n"):
+                ended.append(fd)
+        for fd in ended:
+            stream, sock = socks[fd]
+            tally.requests += 1
+            seen[stream] = 0
+            if tally.seconds and tally.again():
+                sock.send(asks[fd])
+            else:
+                tally.sample()
+                poll.unregister(fd)
+                socks.pop(fd)[1].close()
+
+
 async def with_aiohttp(port: int, tally: Tally) -> None:
     import aiohttp
 
@@ -211,7 +265,7 @@ def import_all(kind: str) -> None:
             importlib.import_module(kind)
 
 
-CLIENTS = {"product": product, "aiohttp": with_aiohttp, "httpx": with_httpx}
+CLIENTS = {"product": product, "least": least, "aiohttp": with_aiohttp, "httpx": with_httpx}
 
 
 def main() -> None:
@@ -228,7 +282,7 @@ def main() -> None:
         await CLIENTS[kind](int(port), tally)
         watcher.cancel()
 
-    if kind == "product":  # as measure.py runs it
+    if kind in ("product", "least"):  # as measure.py runs it
         import uvloop
 
         gc.collect()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from servecap.wire.chunked import known_sizes
-
 _FORMS_KEPT = (
     64  # making one takes some 1 ms, so a server whose events are never alike gets no more
 )
@@ -27,8 +25,7 @@ class Form:
 
     def __init__(self, pattern: bytes) -> None:
         self._match_event = re.compile(pattern).fullmatch
-        read = rb"([0-9A-Fa-f]{1,8})\r\ndata: %b(?:\n\n|\r\n\r\n)\r\n" % pattern
-        self._match_read = re.compile(read).fullmatch
+        self._match_read = re.compile(rb"data: %b(?:\n\n|\r\n\r\n)\r\n" % pattern).fullmatch
 
     def fits(self, event: bytes) -> bool:
         """Whether decoding *event* would tell that there is one more chunk of output, and no more.
@@ -43,8 +40,25 @@ class Form:
         Between two chunks and two events. Where a server sends token by token nearly all reads
         are such, and counting them costs less than keeping them.
         """
-        found = self._match_read(data)
-        return found is not None and known_sizes.get(found[1]) == len(data) - found.end(1) - 4
+        line = _size_lines.get(len(data))
+        if line is None or not data.startswith(line):
+            line = _size_line(data)
+        return line is not None and self._match_read(data, len(line)) is not None
+
+
+# The length of a read that is one whole chunk tells what its size line must be.
+_size_lines: dict[int, bytes] = {}
+_SIZE_LINE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
+
+
+def _size_line(data: bytes) -> bytes | None:
+    """The size line of *data* if that is one whole chunk of a body."""
+    found = _SIZE_LINE.match(data)
+    if found is None or int(found[1], 16) != len(data) - found.end() - 2:
+        return None
+    line: bytes = found[0]
+    _size_lines[len(data)] = line
+    return line
 
 
 class Forms:
