@@ -175,8 +175,10 @@ async def least(port: int, tally: Tally) -> None:
         for fd, _ in poll.poll(0.1, 128):
             stream, sock = socks[fd]
             data, control, _, _ = sock.recvmsg(16_384, 64)
-            seconds, nanoseconds = STAMP.unpack_from(control[0][2])
-            at_s = seconds + nanoseconds * 1e-9 - offset_s
+            at_s = time.monotonic()
+            if control:  # the kernel needs a moment until it stamps
+                seconds, nanoseconds = STAMP.unpack_from(control[0][2])
+                at_s = seconds + nanoseconds * 1e-9 - offset_s
             for _ in range(data.count(b"\n\n")):
                 which = seen[stream]  # 0: the role; then the tokens
                 seen[stream] += 1
