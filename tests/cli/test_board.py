@@ -142,3 +142,10 @@ def test_facts_are_json() -> None:
     assert found["ended"] == 1
     assert found["held_users"] == 0
     assert found["ttft_p50_s"] == 0.2
+
+
+def test_no_time_is_promised_before_everybody_had_one_answer() -> None:
+    few = fed(Board(scenario(requests=60)), [record(float(n)) for n in range(1, 4)])
+    enough = fed(Board(scenario(requests=60)), [record(float(n)) for n in range(1, 5)])
+    assert few.remaining_s() is None
+    assert enough.remaining_s() == pytest.approx(56 * 4.5 / 4)

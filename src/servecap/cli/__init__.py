@@ -121,12 +121,19 @@ def cli() -> None:
     """How many users can this LLM service carry, and what must I buy to carry more?"""
 
 
+def _printable(text: str) -> str:
+    """What it says, without the power over a terminal that names of files may have."""
+    from servecap.report import units
+
+    return "\n".join(units.clean(line, len(line) * 6) for line in text.split("\n"))
+
+
 def main() -> None:
     """Run the command line; a deliberate failure is one line on stderr and an exit code."""
     try:
         code = cli.main(standalone_mode=False)
     except ServecapError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -112,7 +112,9 @@ class Board:
         stop, load = self._scenario.stop, self._scenario.load
         if stop.duration_s is not None:
             return max(0.0, stop.duration_s - self._elapsed_s)
-        if self._ended == 0 or not stationary(load):
+        # Before everybody had one answer the rate is that of the ramp, which promises too long.
+        least = load.users if isinstance(load, ClosedLoop) else 1
+        if self._ended < least or not stationary(load):
             return None
         per_s = self._ended / max(self._elapsed_s, 1e-9)
         most_s = max(0.0, stop.max_duration_s - self._elapsed_s)

@@ -35,7 +35,7 @@ class Span(click.ParamType[float]):
     name = "TIME"
     _UNITS: ClassVar[dict[str, float]] = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: ARG002
         text = str(value)
         unit_s = self._UNITS.get(text[-1:])
         try:
@@ -43,7 +43,8 @@ class Span(click.ParamType[float]):
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:
-            self.fail(f"{text!r} is no time: write seconds, or 90s, 30m, 8h", param, ctx)
+            name = "" if param is None else f"{max(param.opts, key=len)} "
+            raise UsageError(f"{name}{text} is no time: write seconds, or 90s, 30m, 8h")
         return seconds
 
 

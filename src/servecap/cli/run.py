@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @shapes.options
 @click.option("--queue", type=click.IntRange(1), help="Classic rule: so many requests in all.")
 @click.option("--each", type=click.IntRange(1), help="Older test: so many requests per user.")
-@click.option("--duration", type=float, metavar="S", help="Run exactly that long.")
+@click.option("--duration", type=options.Span(), help="Run exactly that long (60, 90s, 5m).")
 @click.option(
     "--soak",
     type=options.Span(),
