@@ -100,6 +100,9 @@ def watched(command: list[str], after_s: float) -> str:
         while (left_s := end_s - time.monotonic()) > 0:
             if select.select([terminal], [], [], left_s)[0]:
                 written += os.read(terminal, 65536)
+    except OSError:  # Linux says so that nobody writes any more
+        last = screen(written.decode(errors="replace"))[-1]
+        raise SystemExit(f"it ended before there was a picture: {last}") from None
     finally:
         os.close(terminal)  # the command hears that nobody looks any more, and ends
         os.waitpid(pid, 0)
