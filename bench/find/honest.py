@@ -1,4 +1,4 @@
-"""How often a search gives a clean answer that is wrong: `python bench/find/honest.py [SEEDS]`.
+"""How often a clean answer is wrong: `python bench/find/honest.py [SEEDS PER KIND] [FIRST SEED]`.
 
 Every search is on a service of known capacity (TTFT = users / capacity) that changes with time, or
 whose measurement cannot be believed from some number of users on. An answer is *clean* if it names
@@ -165,19 +165,22 @@ def outcome(subject: Service) -> tuple[str, float]:
     return "WRONG", max(least / high - 1, found.estimate.low / most - 1)
 
 
-def main(seeds: int) -> None:
-    """Prints how the searches ended, by kind."""
+def main(seeds: int, first: int) -> None:
+    """Prints how the searches ended, by kind, and the seeds of those that were clean and wrong."""
     wrong, count = 0, 0
     for kind in ("steady", *CHANGES, *FAULTS):
-        ends = [outcome(service(kind, seed)) for seed in range(seeds)]
+        ends = [outcome(service(kind, seed)) for seed in range(first, first + seeds)]
         tally = Counter(end for end, _ in ends)
         worst = max(off for _, off in ends)
         if kind != "steady":
             wrong, count = wrong + tally["WRONG"], count + seeds
         told = "  ".join(f"{end} {tally[end]}" for end in ("right", "unsure", "invalid", "WRONG"))
-        print(f"{kind:14} {told}" + (f"  off by up to {worst:.1%}" if worst else ""), flush=True)
+        wrongs = [first + i for i, (end, _) in enumerate(ends) if end == "WRONG"]
+        told += f"  off by up to {worst:.1%}, seeds {wrongs}" if wrongs else ""
+        print(f"{kind:14} {told}", flush=True)
     print(f"clean and wrong, of those that are not steady: {wrong} of {count}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 25)
+    given = [int(word) for word in sys.argv[1:]]
+    main(*(given + [25, 0][len(given) :]))

@@ -1,8 +1,8 @@
-"""The same search twice at a real llama.cpp: `python bench/find/llama.py [PAIRS]`.
+"""The same search twice at a real llama.cpp: `python bench/find/llama.py [PAIRS] [FIRST]`.
 
-Prints the two intervals of each pair and whether they overlap. The model has random weights and is
-built on the spot; nothing is downloaded. Server and client share this machine: run it alone, or
-with a higher priority than whatever else is running.
+Prints the two intervals of each pair and whether they overlap; FIRST counts the pairs of earlier
+calls. The model has random weights and is built on the spot; nothing is downloaded. Server and
+client share this machine: run it alone, or with a higher priority than whatever else is running.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def searched(url: str, out: Path, seed: int) -> tuple[int, int, str] | None:
     return low, 10**9 if high is None else int(high), found["unsure"] or ""
 
 
-def main(pairs: int) -> None:
+def main(pairs: int, before: int) -> None:
     overlap, told = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(Path(folder) / "model.gguf", "tiny")
-        for pair in range(pairs):
+        for pair in range(before, before + pairs):
             with running_llama(model, SLOTS, prompt_cache=False) as url:
                 ends = [searched(url, Path(folder) / f"{pair}-{k}", 2 * pair + k) for k in range(2)]
             first, second = ends
@@ -64,4 +64,5 @@ def main(pairs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    given = [int(word) for word in sys.argv[1:]]
+    main(*(given + [10, 0][len(given) :]))

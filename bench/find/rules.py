@@ -104,37 +104,52 @@ GIVEN_UP = 2.0  # times the limit on the TTFT that makes the product give a leve
 GIVEN_UP_AFTER = 80  # requests that came after the ramp, one cycle
 
 
-def double_and_bisect(server: Server, rng: np.random.Generator) -> Answer:
-    """Double until a level fails, then halve down to one user; the mean of three runs of 2N."""
+def double_and_bisect(
+    server: Server, rng: np.random.Generator, *, times: float = 1.0, within: float = 0.0
+) -> Answer:
+    """Double until a level fails, then halve down to one user; the mean of three runs of 2N.
+
+    Args:
+        times: as many requests per run.
+        within: share of the answer at which halving ends.
+    """
     meter = Meter(server, rng)
 
     def holds(users: int) -> bool:
-        runs = [meter.level(users, 2 * users, cold_cycles=0) for _ in range(3)]
+        count = max(2, round(times * 2 * users))
+        runs = [meter.level(users, count, cold_cycles=0) for _ in range(3)]
         return all(
             float(np.mean([_point(limit, run[limit.metric]) for run in runs])) <= limit.at_most_s
             for limit in server.limits
         )
 
     low, high = _widen(holds, 1)
-    while high is not None and high - low > 1:
+    while high is not None and high - low > max(1, within * low):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return meter.answer(low, low, low if high is not None else None)
 
 
-def isotonic_root(server: Server, rng: np.random.Generator) -> Answer:
-    """Ten levels up to overload, made monotone, and the root by straight lines between them."""
+def isotonic_root(
+    server: Server, rng: np.random.Generator, *, times: float = 1.0, levels: int = 10
+) -> Answer:
+    """Ten levels up to overload, made monotone, and the root by straight lines between them.
+
+    Args:
+        times: as many requests per level.
+    """
     meter = Meter(server, rng)
     seen: dict[int, dict[str, Floats]] = {}
 
     def holds(users: int) -> bool:
-        seen[users] = meter.level(users, max(250, 2 * users), cold_cycles=1)
+        count = max(2, round(times * max(250, 2 * users)))
+        seen[users] = meter.level(users, count, cold_cycles=1)
         return all(_point(x, seen[users][x.metric]) <= x.at_most_s for x in server.limits)
 
     low, high = _widen(holds, START)
     if high is None:
         return meter.answer(low, low, None)
-    for users in np.unique(np.linspace(low, high, 10).round().astype(int))[1:-1]:
+    for users in np.unique(np.linspace(low, high, levels).round().astype(int))[1:-1]:
         holds(int(users))
     loads = sorted(seen)
     roots = []
@@ -145,16 +160,24 @@ def isotonic_root(server: Server, rng: np.random.Generator) -> Answer:
     return meter.answer(best, best, best)
 
 
-def attainment_bisect(server: Server, rng: np.random.Generator) -> Answer:
-    """Double, then halve down to 5%: a level holds if its share of good requests is enough."""
+def attainment_bisect(
+    server: Server, rng: np.random.Generator, *, times: float = 1.0, within: float = 0.05
+) -> Answer:
+    """Double, then halve down to 5%: a level holds if its share of good requests is enough.
+
+    Args:
+        times: as many requests per level.
+        within: share of the answer at which halving ends.
+    """
     meter = Meter(server, rng)
 
     def holds(users: int) -> bool:
-        run = meter.level(users, max(250, 2 * users), cold_cycles=1)
+        count = max(2, round(times * max(250, 2 * users)))
+        run = meter.level(users, count, cold_cycles=1)
         return all(_point(x, run[x.metric]) <= x.at_most_s for x in server.limits)
 
     low, high = _widen(holds, START)
-    while high is not None and high - low > max(1, 0.05 * low):
+    while high is not None and high - low > max(1, within * low):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     best = low if high is None else (low + high) / 2

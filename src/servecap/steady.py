@@ -30,9 +30,11 @@ DEAD = 1000  # failures in a row, at any time: without think time a dead server 
 HOPELESS_LEAST = 40  # requests that must show that there is no hope
 FAR_ABOVE = 1.5  # times its limit: a mean there is no matter of noise or of an overshoot
 GIVEN_UP = "given up"
+MSER = "MSER-5"
 GROWING = f"{GIVEN_UP}: the queue grows without bound"
 UNSETTLED = f"{GIVEN_UP}: it had not settled"
 PATIENCE = 4  # times the requests asked for: so long it is not known whether a queue grows
+LOOK = 0.2  # of the least length: so long an open loop is looked at before it is given up
 _NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
@@ -43,6 +45,15 @@ def counted(records: Sequence[Record], window: Window) -> list[Record]:
         for r in records
         if r.outcome not in _NOT_COUNTED and window.start_s <= r.end_s <= window.end_s
     ]
+
+
+def warm_up(records: Sequence[Record], scenario: Scenario, window: Window) -> list[Record]:
+    """The records after the ramp that the window leaves out as not yet settled (MSER-5)."""
+    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
+    if MSER not in window.rule:
+        return []
+    ramped_s = _ramped_s(records, scenario, ended)
+    return [r for r in ended if ramped_s <= r.end_s < window.start_s]
 
 
 def parts_over(limit: Limit, slices: Sequence[Slice]) -> int:
@@ -128,7 +139,7 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     if isinstance(load, ClosedLoop) and load.users_before is not None:
         rule = f"hand-over from {load.users_before} users left out"
     if skip:
-        rule += f", {skip} more requests of warm-up (MSER-5)"
+        rule += f", {skip} more requests of warm-up ({MSER})"
     return Window(start_s=min(start_s, end_s), end_s=end_s, rule=rule + ", drain cut off")
 
 
@@ -320,6 +331,8 @@ class Enough:
             return GROWING
         if self._watched and count < (wanted if state == "settled" else PATIENCE * wanted):
             return None
+        if self._watched and now_s < LOOK * self._scenario.stop.least_s:
+            return None  # too soon to see whether the queue grows, which tells more
         if hopeless(self._records, self._scenario):
             return f"{GIVEN_UP}: far beyond the SLO and not recovering"
         return None

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 import random
-from statistics import NormalDist, fmean, pstdev
+from statistics import NormalDist, fmean, median, pstdev
 
 import pytest
 
-from servecap import stats
-from servecap.search.evidence import Margin, at_least, least_requests, of_share, of_values, proven
+from servecap import slo, stats
+from servecap.record import Outcome, Record, Times, TokenSource
+from servecap.run import Header, Run, Status
+from servecap.scenario import ClosedLoop, Scenario, Target
+from servecap.search.evidence import (
+    Margin,
+    at_least,
+    least_requests,
+    margins,
+    of_share,
+    of_values,
+    proven,
+)
 from servecap.slo import Limit
 
 MEAN, P95 = Limit("ttft", "mean", 2.0), Limit("ttft", "p95", 2.0)
@@ -36,6 +47,66 @@ def test_failures_count_as_over_a_percentile_and_not_in_a_mean() -> None:
     mean = of_values(MEAN, values)
     assert mean is not None
     assert mean.value < 0
+
+
+def test_a_percentile_tells_how_far_off_its_limit_is_though_no_request_is_over_it() -> None:
+    rng = random.Random(2)
+    found = of_values(P95, [0.2 * rng.lognormvariate(0, 0.5) for _ in range(60)])
+    assert found is not None
+    assert found.broken == 0
+    assert found.value == pytest.approx(math.log(0.1) + 1.645 * 0.5, abs=3 * found.error)
+    assert found.error < 0.3
+
+
+@pytest.mark.parametrize(("name", "count"), [("p90", 100), ("p95", 400), ("p99", 300)])
+def test_the_error_of_a_percentile_is_mostly_what_it_scatters_by(name: str, count: int) -> None:
+    rng, limit = random.Random(4), Limit("ttft", name, 2.0)
+    values = [[rng.lognormvariate(0, 0.5) for _ in range(count)] for _ in range(150)]
+    found = [m for v in values if (m := of_values(limit, v)) is not None]
+    true = 0.5 * NormalDist().inv_cdf(limit.quantile or 0) - math.log(2.0)
+    scatter = math.sqrt(fmean((m.value - true) ** 2 for m in found))
+    assert fmean(m.value for m in found) == pytest.approx(true, abs=0.3 * scatter)
+    assert 0.9 * scatter < median(m.error for m in found) < 1.5 * scatter
+
+
+def test_a_percentile_above_which_only_failures_lie_tells_their_share_alone() -> None:
+    found = of_values(P95, [1.0 + i / 100 for i in range(60)] + [math.inf] * 40)
+    assert found is not None
+    assert found.spread is None
+    assert found.value > 0
+
+
+def test_what_was_left_out_as_warm_up_is_part_of_the_error() -> None:
+    def run(slower: float) -> Run:
+        asked = Scenario(
+            load=ClosedLoop(users=20, users_before=20, think_s=(0.0, 0.0)),
+            slo=slo.parse("ttft.mean<2s"),
+        )
+        records = [
+            _record(i, 0.1 * i, (slower if i < 150 else 1.0) * (1.0 + i % 7 / 20))
+            for i in range(600)
+        ]
+        header = Header(
+            scenario=asked, target=Target(url="x", api="x"), source="simulated",
+            servecap_version="0", started_utc="2026-01-01T00:00:00+00:00",
+            status=Status.COMPLETE, load_end_s=62.0,
+        )  # fmt: skip
+        return Run(header=header, records=records)
+
+    (steady, *_), (stepped, *_) = margins(run(1.0)), margins(run(1.6))
+    assert steady.warm_up < 0.02
+    assert stepped.value == pytest.approx(steady.value, abs=0.02)
+    assert 0.05 < stepped.warm_up <= stepped.error
+
+
+def _record(number: int, planned_s: float, ttft_s: float) -> Record:
+    first_s = planned_s + ttft_s
+    return Record(
+        request_id=number, user=number % 20, planned_s=planned_s, sent_s=planned_s,
+        end_s=first_s + 0.5, outcome=Outcome.OK, first_token_s=first_s,
+        chunk_s=Times([first_s, first_s + 0.5]), prompt_tokens=9, output_tokens=2,
+        token_source=TokenSource.SERVER,
+    )  # fmt: skip
 
 
 def test_the_share_at_its_limit_has_margin_0_on_average() -> None:

@@ -18,6 +18,10 @@ _SURE = 3.5  # standard errors: in one search of a thousand a steady server seem
 _SCATTER = 0.03  # of a level beyond its own error, see `curve.SCATTERS`
 _OF_MANY = 1.2  # a pair of levels is one of dozens that might have stood out
 _LEVELS = 4  # near the edge: with fewer, a change and a bend cannot be told apart
+_FAR = -1.0  # levels whose margins are below: what they disagree in says nothing of the edge
+_JUMP = 0.15  # of a margin at the edge beyond its slope, that a change could have made
+_NOISE = 2.0  # standard errors that such a jump must be
+_NEAR = 0.1  # of the logarithm of the load: levels at the edge
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +36,49 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return abs(self.gained) > _SURE * self.error
 
 
-def change(told: curve.Points) -> Change | None:
-    """What tells most surely that one limit's margins moved during the search; None if nothing."""
-    found = [x for x in (_against_the_order(told), _trend(told)) if x is not None]
+def change(told: curve.Points, near: curve.Points) -> Change | None:
+    """What tells most surely that one limit's margins moved during the search; None if nothing.
+
+    Args:
+        told: all levels.
+        near: those that the curve is drawn through.
+    """
+    found = [x for x in (_against_the_order(told), _trend(near)) if x is not None]
     return max(found, key=lambda x: abs(x.gained) / x.error, default=None)
+
+
+def blind_spot(told: curve.Points) -> tuple[float, bool] | None:
+    """The level at the edge that a later one should be held against, and whether it was broken.
+
+    Where all levels on one side of a jump were measured before all on the other, a server that
+    changed between them looks like one with a cliff there. None where there is no such jump.
+    """
+    over = told.value > 0
+    if over.all() or not over.any():
+        return None
+    low = int(np.where(over, -np.inf, told.x).argmax())
+    high = int(np.where(over, told.x, np.inf).argmin())
+    noise = math.hypot(told.error[low], told.error[high])
+    gap, apart = told.value[high] - told.value[low], told.x[high] - told.x[low]
+    jump = gap - apart * max(_slope(told, low, -1), _slope(told, high, 1))
+    if apart <= 0 or jump < _JUMP or gap < _NOISE * noise:
+        return None
+    near = (told.x > told.x[low] - _NEAR) & (told.x < told.x[high] + _NEAR)
+    near &= np.abs(told.value) > _NOISE * told.error
+    sides = over[near][np.argsort(told.order[near])]
+    if np.count_nonzero(sides[1:] != sides[:-1]) > 1:
+        return None
+    first = bool(told.order[high] < told.order[low])
+    return float(np.exp(told.x[high if first else low])), first
+
+
+def _slope(told: curve.Points, at: int, way: int) -> float:
+    """From that level to the next one on that side, per logarithm of the load; at least 0."""
+    beyond = np.where(way * (told.x - told.x[at]) > 0, np.abs(told.x - told.x[at]), np.inf)
+    to = int(beyond.argmin())
+    if not math.isfinite(beyond[to]):
+        return 0.0
+    return max(0.0, float((told.value[to] - told.value[at]) / (told.x[to] - told.x[at])))
 
 
 def _against_the_order(told: curve.Points) -> Change | None:
@@ -48,6 +91,7 @@ def _against_the_order(told: curve.Points) -> Change | None:
     gap = told.value[:, None] - told.value[None, :]
     more = told.x[:, None] - told.x[None, :]
     forbidden = later & (((more <= 0) & (gap > 0)) | ((more >= 0) & (gap < 0)))
+    forbidden &= np.maximum.outer(told.value, told.value) > _FAR
     if not forbidden.any():
         return None
     score = np.where(forbidden, np.abs(gap) / error, 0.0)

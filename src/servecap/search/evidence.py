@@ -1,8 +1,9 @@
 """What one level tells of each limit: how far from it, and how surely.
 
-A limit's *margin* is 0 at the limit and grows with the load: log(mean / limit) for a mean, and
-for a percentile the normal score of the share of requests over the limit less that of the share
-allowed. Both are close to straight lines over log(load) near the edge, whatever the limit is.
+A limit's *margin* is 0 at the limit and grows with the load: log(mean / limit) for a mean and
+log(percentile / limit) for a percentile; for shares (the error rate) the normal score of the share
+of bad requests less that of the share allowed. All are close to straight lines over log(load) near
+the edge, whatever the limit is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ ERROR_RATE = "error_rate"
 _NORMAL = NormalDist()
 _GRID = np.linspace(-6.0, 6.0, 1201)
 _LEAST, _LEAST_ERROR = 1.0, 0.25  # margin of a level that was given up; error as a share of it
+_TELLING = 0.1  # of the requests: the tail that tells of values beyond the largest
 _SURE = 0.3  # standard error of a margin that is known by its sign only
 
 
@@ -38,7 +40,9 @@ class Margin(msgspec.Struct, frozen=True, kw_only=True):
     broken: int | None = None  # requests over the limit; None for means
     allowed: float | None = None  # share of requests that may be over it; None for means
     worth: float | None = None  # independent requests that tell as much; None for means
-    spread: float | None = None  # of the values of a mean: standard deviation over mean
+    # Of values: standard deviation over mean; of a percentile: its error, had it been one request.
+    spread: float | None = None  # None for a share of requests
+    warm_up: float = 0.0  # how far it would be off with what was left out as that; in the error
 
     @property
     def kept(self) -> bool:
@@ -64,7 +68,10 @@ def worth_at_most(margin: Margin, most: float, *, spread: float) -> Margin:
     if margin.allowed is not None and margin.worth is not None:
         if margin.worth <= most:
             return margin
-        return scored(margin, worth=most)
+        if margin.spread is None:
+            return scored(margin, worth=most)
+        error = margin.error * math.sqrt(margin.worth / most)
+        return msgspec.structs.replace(margin, error=error, worth=most)
     error = max(spread, margin.spread or 0.0) / math.sqrt(most)
     return msgspec.structs.replace(margin, error=max(margin.error, error))
 
@@ -90,13 +97,27 @@ def proven(margins: Sequence[Margin], *, broken: bool, risk: float) -> bool:
 
 
 def margins(run: Run) -> tuple[Margin, ...]:
-    """The margin of every limit of the run's SLO that its window tells anything of."""
+    """The margin of every limit of the run's SLO that its window tells anything of.
+
+    Whether what was left out as warm-up was one, or a server that changed, is not known: by how
+    much the margins would differ with it is part of their error.
+    """
     end_s = run.header.load_end_s
     records = sorted(run.records, key=lambda r: r.end_s)
     if end_s is None:
         end_s = records[-1].end_s if records else 0.0
-    inside = steady.counted(records, steady.window_of(records, run.scenario, end_s))
-    return of_records(run.scenario, inside)
+    window = steady.window_of(records, run.scenario, end_s)
+    inside = steady.counted(records, window)
+    found = of_records(run.scenario, inside)
+    before = steady.warm_up(records, run.scenario, window)
+    if not before:
+        return found
+    whole = {m.limit: m.value for m in of_records(run.scenario, [*before, *inside])}
+    return tuple(_widened(m, whole.get(m.limit, m.value) - m.value) for m in found)
+
+
+def _widened(margin: Margin, by: float) -> Margin:
+    return msgspec.structs.replace(margin, error=math.hypot(margin.error, by), warm_up=abs(by))
 
 
 def least_requests(limits: Sequence[Limit]) -> int:
@@ -132,8 +153,7 @@ def of_records(scenario: Scenario, inside: Sequence[Record]) -> tuple[Margin, ..
 def of_values(limit: Limit, values: Sequence[float]) -> Margin | None:
     """The margin of *limit* from values in time order (failures infinite); None if too few."""
     if limit.quantile is not None:
-        over = [v > limit.at_most_s for v in values]
-        return of_share(str(limit), over, 1 - limit.quantile) if values else None
+        return _of_percentile(limit, limit.quantile, values) if values else None
     good = [v for v in values if math.isfinite(v)]
     spread = stats.batch_error(good)
     if spread is None or not sum(good) > 0:
@@ -146,6 +166,57 @@ def of_values(limit: Limit, values: Sequence[float]) -> Margin | None:
         requests=len(good),
         spread=float(np.std(good)) / mean,
     )
+
+
+def _of_percentile(limit: Limit, quantile: float, values: Sequence[float]) -> Margin:
+    """The margin of a percentile: where in the sample it lies, as the exact binomial would say.
+
+    The share of requests above the true percentile is known, so its place among the ordered values
+    is Beta distributed; a standard deviation to both sides of that gives its error. That says how
+    far off the limit is where no request is over it, too. With too many failures for that, only
+    the share over the limit is told.
+    """
+    over = [v > limit.at_most_s for v in values]
+    share = of_share(str(limit), over, 1 - quantile)
+    ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    if share.worth is None or not ordered[-1] > 0:
+        return share
+    telling = ordered[_place(quantile, len(ordered))]
+    worth = len(ordered) / _design_effect([v > telling for v in values])
+    mean, error = _normal_score(worth * (1 - quantile), worth * quantile)
+    low, middle, high = (_log_at(ordered, _NORMAL.cdf(mean + k * error)) for k in (1, 0, -1))
+    if not math.isfinite(high):
+        return share
+    spread = max(1e-4, (high - low) / 2)
+    return msgspec.structs.replace(
+        share,
+        value=middle - math.log(limit.at_most_s),
+        error=spread,
+        worth=worth,
+        spread=spread * math.sqrt(worth),
+    )
+
+
+def _place(quantile: float, count: int) -> int:
+    """Of the value, counted from the largest, by which correlation is judged."""
+    return min(count - 1, math.ceil(max(1 - quantile, _TELLING) * count))
+
+
+def _log_at(descending: stats.Floats, share: float) -> float:
+    """Logarithm of the value that this share of requests is above; beyond the largest by Hill.
+
+    Source:
+        Hill, A simple general approach to inference about the tail of a distribution, Annals of
+        Statistics 3 (1975); Weissman, J. Am. Stat. Assoc. 73 (1978).
+    """
+    count = len(descending)
+    at = share * count - 0.5
+    if at >= 0:
+        return float(np.log(np.interp(at, np.arange(count), descending)))
+    if not math.isfinite(descending[0]):
+        return math.inf
+    tail = np.log(descending[: max(2, math.ceil(_TELLING * count))])
+    return float(tail[0] + (tail.mean() - tail[-1]) * math.log(0.5 / (at + 0.5)))
 
 
 def of_share(name: str, over: Sequence[bool], allowed: float) -> Margin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from servecap import stats
 from servecap.search import curve
-from servecap.search.change import Change, change
+from servecap.search.change import Change, blind_spot, change
 from servecap.search.evidence import Margin, proven
-from servecap.search.pooled import pooled
+from servecap.search.pooled import pooled, typical
 
 Ints = npt.NDArray[np.intp]
+Shared = Callable[[Sequence[float], Sequence[Margin]], list[Margin]]
 
 _PATHS = 1000
 _GRID = 81
@@ -86,7 +87,7 @@ class Known:
         self.whole = whole
         self.told: list[Told] = []
         self._seed = seed
-        self._share = whole  # rates: near saturation each window is worth what it is by itself
+        self._shared: Shared = pooled  # what levels near each other tell of their errors
         self._edges: tuple[stats.Floats, Ints, list[str]] | None = None  # of what is told so far
 
     def add(self, load: float, margins: Sequence[Margin], requests: int) -> None:
@@ -150,11 +151,24 @@ class Known:
         near = [t.requests for t in self.told if estimate.low * 0.9 <= t.load <= high * 1.1]
         return sum(near)
 
+    @property
+    def limits(self) -> list[str]:
+        """The limits that any level told of."""
+        return list(dict.fromkeys(m.limit for t in self.told for m in t.margins))
+
     def change(self, limit: str) -> Change | None:
         """How that limit's margin moved during the search; None where that cannot be told."""
         low, high, _, _ = self._bracket()
-        told = self._points(limit, low, high)
-        return None if told is None else change(told)
+        told, near = self._points(limit, shared=typical), self._points(limit, low, high)
+        return None if told is None or near is None else change(told, near)
+
+    def blind_spot(self) -> tuple[float, bool] | None:
+        """A level that a later one should be held against, see `change.blind_spot`."""
+        for limit in self.limits:
+            told = self._points(limit, shared=typical)
+            if told is not None and (found := blind_spot(told)) is not None:
+                return found
+        return None
 
     def _sampled(self) -> tuple[stats.Floats, Ints, list[str]]:
         """Likely loads at which the first limit breaks, and which limit that is."""
@@ -166,7 +180,7 @@ class Known:
         rng = np.random.default_rng([self._seed, len(self.told)])
         low, high, held, over = self._bracket()
         loads = np.exp(np.linspace(math.log(low), math.log(high), _GRID))
-        names = list(dict.fromkeys(m.limit for t in self.told for m in t.margins))
+        names = self.limits
         edges = np.full((max(1, len(names)), _PATHS), np.inf)
         for row, name in enumerate(names):
             told = self._points(name, low, high)
@@ -180,7 +194,7 @@ class Known:
     def _bracket(self) -> tuple[float, float, bool, bool]:
         """Loads between which the edge surely lies; whether each of the two was proven."""
         floor = self._floor()
-        names = {m.limit for t in self.told for m in t.margins}
+        names = self.limits
         held = [self._proven(name, broken=False) for name in names]
         over = [self._proven(name, broken=True) for name in names]
         proofs = [x for x in held if x is not None]
@@ -214,7 +228,14 @@ class Known:
                 return seen[start][0]
         return None
 
-    def _points(self, name: str, low: float, high: float) -> curve.Points | None:
+    def _points(
+        self,
+        name: str,
+        low: float = 0.0,
+        high: float = math.inf,
+        *,
+        shared: Shared | None = None,
+    ) -> curve.Points | None:
         """The limit's points in the bracket and a few around it; None if it was never near."""
         seen = sorted(
             (
@@ -225,13 +246,13 @@ class Known:
             ),
             key=lambda found: found[0],
         )
-        if all(m.broken == 0 for _, m, _ in seen):
+        if all(m.broken == 0 and m.spread is None for _, m, _ in seen):
             return None
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
         above = [p for p in seen if p[0] > high][:_NEIGHBOURS]
         used = [*below, *(p for p in seen if low <= p[0] <= high), *above]
         loads, margins = [load for load, _, _ in used], [m for _, m, _ in used]
-        together = pooled(loads, margins) if self._share else margins
+        together = (shared or self._shared)(loads, margins)
         return curve.points(loads, together, [order for _, _, order in used])
 
 

@@ -28,6 +28,7 @@ _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of th
 _GLANCE = 100  # requests of a level on the way up: a load far over its limits shows in fewer
 _MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
 _NEARLY = 1.4  # times the precision: the level at the lower end makes such an interval narrow
+_CONFIRMS_MOST = 2  # levels that may be spent on whether a cliff is one
 _NAMES_MOST = 4  # levels that may be spent on a load that can be named
 
 
@@ -74,6 +75,7 @@ class Search:
         self._barred: float | None = None  # from this load on, nothing can be measured
         self._bars = 0  # levels of which nothing was learned
         self._names = 0  # levels that were asked for in order to be named
+        self._confirms = 0  # levels that were asked for to see whether a cliff is one
         self.stop_reason = ""
 
     def tell(self, load: float, margins: Sequence[Margin], requests: int) -> None:
@@ -112,6 +114,9 @@ class Search:
             if named is not None:
                 return named
         if self._narrow(estimate):
+            again = self._to_confirm()
+            if again is not None:
+                return again
             return self._stop(f"the interval is within {self._precision:.3g} of the capacity")
         return self._refine(estimate)
 
@@ -130,6 +135,19 @@ class Search:
             return None
         self._names += 1
         return self._at(load, self._requests, "the number that can be promised, measured itself")
+
+    def _to_confirm(self) -> Ask | None:
+        """A level that tells a cliff from a server that changed; None where nothing looks so."""
+        found = self._known.blind_spot() if self._confirms < _CONFIRMS_MOST else None
+        if found is None:
+            return None
+        self._confirms += 1
+        load, broken = found
+        while self._same(load):
+            load += max(1.0, _CLOSE * load) * (1 if broken else -1)
+        if not 0 < load <= self._most or self._tried(load):
+            return None
+        return self._at(load, self._least, "is it a cliff, or did the server change meanwhile?")
 
     def _stop(self, why: str) -> Ask | None:
         self.stop_reason = why
@@ -257,7 +275,7 @@ class Search:
 
     def _moved(self) -> str | None:
         """That the server changed between levels of about the same load, where it surely did."""
-        for limit in dict.fromkeys(m.limit for t in self._told for m in t.margins):
+        for limit in self._known.limits:
             found = self._known.change(limit)
             if found is not None and found.sure:
                 way = "worse" if found.gained > 0 else "better"

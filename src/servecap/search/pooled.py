@@ -45,24 +45,59 @@ def pooled(loads: Sequence[float], margins: Sequence[Margin]) -> list[Margin]:
     ]
 
 
+def typical(
+    loads: Sequence[float], margins: Sequence[Margin], *, within: float = _ALIKE
+) -> list[Margin]:
+    """The margins of one limit, each with its own error, or what is usual near it if that is more.
+
+    One level that was disturbed widens no other here, so that what it was disturbed by can be seen.
+
+    Args:
+        within: levels are near whose loads' logarithms are no further apart.
+    """
+    x = np.log(np.asarray(loads, dtype=np.float64))
+    noise = np.array([_noise(m) for m in margins])
+    usual = [float(np.median(noise[np.abs(x - at) < within])) for at in x]
+    return [
+        msgspec.structs.replace(m, error=max(m.error, math.sqrt(most / m.requests)))
+        for m, most in zip(margins, usual, strict=True)
+    ]
+
+
 def _spread(margin: Margin) -> tuple[float, float]:
     """What is shared of a level, and its weight: batches, or requests of the rarer kind.
 
     Far from its limit a mean is of another regime: it keeps to itself.
     """
+    if margin.spread is not None and margin.allowed is not None:
+        tail = min(margin.allowed, 1 - margin.allowed) * margin.requests
+        return _noise(margin), min(_BATCHES, tail) if _near(margin) else 0.0
     if margin.worth is None:
-        batches = min(_BATCHES, margin.requests / 8) if abs(margin.value) < _FAR else 0.0
-        return margin.error**2 * margin.requests, batches
+        batches = min(_BATCHES, margin.requests / 8) if _near(margin) else 0.0
+        return _noise(margin), batches
     over = margin.broken or 0
     return margin.requests / margin.worth, min(_BATCHES, over, margin.requests - over)
 
 
 def _with(margin: Margin, spread: float) -> Margin:
-    if abs(margin.value) >= _FAR:
+    if not _near(margin):
         return margin
+    noise = math.sqrt(spread / margin.requests)
+    error = math.hypot(noise, margin.warm_up)
+    if margin.spread is not None and margin.allowed is not None:
+        return msgspec.structs.replace(margin, error=error)
     if margin.broken is None:
-        error = math.sqrt(spread / margin.requests)
-        return msgspec.structs.replace(margin, value=margin.value + error**2 / 2, error=error)
+        return msgspec.structs.replace(margin, value=margin.value + noise**2 / 2, error=error)
     if margin.worth is None:
         return margin
     return scored(margin, worth=margin.requests / max(1.0, spread))
+
+
+def _noise(margin: Margin) -> float:
+    """The variance of one request, were there no doubt about the warm-up."""
+    return (margin.error**2 - margin.warm_up**2) * margin.requests
+
+
+def _near(margin: Margin) -> bool:
+    """Whether it is near enough to its limit to be of one regime with others that are."""
+    return abs(margin.value) < _FAR

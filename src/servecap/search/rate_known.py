@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from servecap.metrics import Flow
 from servecap.search import curve
 from servecap.search.evidence import ERROR_RATE, Margin, at_least, worth_at_most
 from servecap.search.known import Ints, Known, Told
+from servecap.search.pooled import typical
 from servecap.search.saturation import Service, service_of
 
 SATURATION = "saturation"  # the limit that no SLO names
@@ -21,6 +23,9 @@ _PARTS = 10  # rates of answers that are tried for the curves
 _GRID = 81
 _NEAR = 0.999  # of the rate of answers: no curve goes further
 _SURELY = 3.7  # standard errors: a risk of 2 in 10,000, as for the proofs of the limits
+# Of the logarithm of the rate. A window that saw few bursts of waiting came out too low and thinks
+# itself exact: its error is that which is usual at rates so near.
+_BESIDE = 0.1
 _LEAST_WORTH = 1.0  # independent looks that a window must hold to tell anything
 
 
@@ -62,6 +67,7 @@ class RateKnown(Known):
             holds: correlation times that a window must hold to show that a rate is carried.
         """
         super().__init__(most=most, confidence=confidence, whole=False, seed=seed)
+        self._shared = functools.partial(typical, within=_BESIDE)
         self.heard: list[Heard] = []
         self.service: Service | None = None
         self._smallest = smallest
