@@ -137,6 +137,23 @@ def test_the_command_writes_to_stdout_and_to_a_file(tmp_path: Path) -> None:
     assert isinstance(error, UsageError)
 
 
+def test_the_name_of_the_file_tells_its_format(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", HEADER)
+    for item in RUN.records:
+        writer.add(item)
+    writer.close(HEADER)
+    begins = {"a.csv": b"request_id,", "a.parquet": b"PAR1", "a.xlsx": b"PK", "a.prom": b"# TYPE",
+              "A.JSON": b"{"}  # fmt: skip
+    for name, begin in begins.items():
+        args = ["export", str(tmp_path / "run"), "--out", str(tmp_path / name)]
+        assert CliRunner().invoke(cli.cli, args, standalone_mode=False).return_value == 0
+        assert (tmp_path / name).read_bytes().startswith(begin), name
+    args[-1] = str(tmp_path / "a.parq")
+    error = CliRunner().invoke(cli.cli, args, standalone_mode=False).exception
+    assert isinstance(error, UsageError)
+    assert "a.parq" in str(error) and "--to" in str(error)
+
+
 def test_every_column_is_documented() -> None:
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w<>]+)`? \|", text, re.M))

@@ -11,6 +11,13 @@ from servecap.errors import UsageError
 FORMATS = ("csv", "parquet", "xlsx", "openmetrics", "otlp")
 # Those that are written as files only, and their names in the run's folder.
 FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx", "otlp": "metrics.json"}
+SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".prom": "openmetrics",
+    ".json": "otlp",
+}
 
 
 @click.command("export")
@@ -20,9 +27,7 @@ FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx", "otlp": "metrics.json
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    default="csv",
-    show_default=True,
-    help="Format.",
+    help="Format.  [default: by the name of --out; else csv]",
 )
 @click.option(
     "--out",
@@ -31,7 +36,7 @@ FILES = {"parquet": "records.parquet", "xlsx": "run.xlsx", "otlp": "metrics.json
     "the folder]",
 )
 @click.option("--otlp", metavar="URL", help="Send the figures to this OTLP/HTTP collector instead.")
-def command(run: str, form: str, out: str | None, otlp: str | None) -> int:
+def command(run: str, form: str | None, out: str | None, otlp: str | None) -> int:
     """Write a stored run as CSV, Parquet, Excel, OpenMetrics text or OTLP metrics.
 
     RUN is a folder made by run or import. CSV and Parquet have one row for each request;
@@ -41,8 +46,8 @@ def command(run: str, form: str, out: str | None, otlp: str | None) -> int:
     \b
     Examples:
       servecap export run-folder > requests.csv
-      servecap export run-folder --to parquet --out requests.parquet
-      servecap export run-folder --to xlsx --out run.xlsx
+      servecap export run-folder --out requests.parquet
+      servecap export run-folder --to xlsx
       servecap export run-folder --to openmetrics --out /var/lib/node_exporter/servecap.prom
       servecap export run-folder --otlp http://localhost:4318
     """
@@ -51,6 +56,7 @@ def command(run: str, form: str, out: str | None, otlp: str | None) -> int:
     from servecap.store import read_run
     from servecap.summarize import summarize
 
+    form = form or _form_of(out)
     found = read_run(Path(run))
     summary = summarize(found)
     if otlp is not None:
@@ -74,6 +80,20 @@ def command(run: str, form: str, out: str | None, otlp: str | None) -> int:
             click.echo(text, nl=False)
         else:
             target.write_text(text, encoding="utf-8")
+            click.echo(f"written: {target}", err=True)
     except OSError as error:
         raise UsageError(f"--out {str(target)!r} cannot be written: {error.strerror}") from None
     return 0
+
+
+def _form_of(out: str | None) -> str:
+    """What `--out` is by its name, where `--to` is not given: nobody wants CSV in a `.parquet`."""
+    if out is None:
+        return "csv"
+    try:
+        return SUFFIXES[Path(out).suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"--out {out!r}: its name does not tell the format: end it in "
+            f"{', '.join(SUFFIXES)}, or give --to {', '.join(FORMATS)}"
+        ) from None
