@@ -151,7 +151,8 @@ def test_the_name_of_the_file_tells_its_format(tmp_path: Path) -> None:
     args[-1] = str(tmp_path / "a.parq")
     error = CliRunner().invoke(cli.cli, args, standalone_mode=False).exception
     assert isinstance(error, UsageError)
-    assert "a.parq" in str(error) and "--to" in str(error)
+    assert "a.parq" in str(error)
+    assert "--to" in str(error)
 
 
 def test_every_column_is_documented() -> None:
