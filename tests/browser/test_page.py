@@ -247,6 +247,15 @@ def test_it_prints(page: Path) -> None:
         assert data[:5] == b"%PDF-"
         await tab.call("Emulation.setEmulatedMedia", media="print")
         assert await tab.ask("getComputedStyle(document.body).color") == "rgb(29, 33, 38)"
+        await tab.call(  # letter paper less its margins
+            "Emulation.setDeviceMetricsOverride",
+            width=720, height=950, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        cut = await tab.ask(
+            "[...document.querySelectorAll('main *')].filter(e => !e.closest('svg, details')"
+            " && e.getBoundingClientRect().right > 721).length"
+        )
+        assert cut == 0
 
     in_browser(script)
 
