@@ -34,6 +34,7 @@ def header_of(scenario: Scenario, prepared: Prepared, workload_note: str) -> Hea
         workload_note=workload_note,
         environment=process.environment(),
         notes=prepared.notes,
+        command=prepared.command,
     )
 
 

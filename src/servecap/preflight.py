@@ -41,6 +41,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     trial: Record
     notes: tuple[str, ...] = ()
+    command: str = ""  # that asked for it
 
     def response_guess_s(self, output_tokens: float) -> float:
         """Seconds that an answer of so many tokens takes while nobody else is served."""

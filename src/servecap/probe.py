@@ -178,13 +178,15 @@ def open_bench(
     ray: str | None = None,
     around: Around | None = None,
     high_load: bool = False,
+    command: str = "",
 ) -> Bench:
     """The workload loaded, and the server found to answer one request.
 
     The workload comes first: its errors are found without touching the server. `workers`
     processes make the load; None: as many as each scenario is worth, or one on each node of the
     *ray* cluster at that address. `high_load`: more than `USERS_MOST` users or `RATE_MOST_RPS` are
-    allowed at a server that is not on this machine.
+    allowed at a server that is not on this machine. `command` is what asked for it, told in the
+    reports.
 
     Raises:
         UsageError: the workload or the target cannot be read.
@@ -208,6 +210,7 @@ def open_bench(
             timeouts=timeouts,
         )
     )
+    prepared = msgspec.structs.replace(prepared, command=endpoint.scrubbed(command))
     sampler = None if around is None else _sampler(target, endpoint, around)
     return Bench(prepared, loaded, workload.tokenizer, workers, ray, sampler, high_load=high_load)
 

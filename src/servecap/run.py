@@ -70,6 +70,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     workload_note: str = ""
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    command: str = ""  # that asked for it, with the values of headers left out; empty: not known
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):

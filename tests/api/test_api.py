@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import subprocess
 import sys
@@ -52,6 +53,17 @@ def test_a_run_returns_what_it_keeps(
     assert api.load(found.path).summary.client["e2e"] == found.summary.client["e2e"]
     assert "12 requests" in " ".join(str(found).split())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_keeps_the_command_that_repeats_it(url: str, tmp_path: Path) -> None:
+    found = quick(url, tmp_path / "run", header=["X-Key: sesame"])
+    assert found.run.header.command == (
+        f"servecap run --url {url} --header 'X-Key: ...' --users 4 --each 3 --workload fixed:20/10 "
+        "--think 0.01"
+    )
+    page = html.unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert f">{found.run.header.command}</pre>" in page
+    assert "sesame" not in page
 
 
 def test_progress_is_told_where_it_is_asked_for(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import find_rate, options, output, progress
+from servecap.cli import asked, find_rate, options, output, progress
 from servecap.cli.grouped import Grouped
 from servecap.cli.run import target_spec
 from servecap.errors import UsageError
@@ -116,6 +116,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
         ray=given["ray"],
         around=options.around(given),
         high_load=given["allow_high_load"],
+        command=asked.command_line(),
     )
     with contextlib.closing(bench):
         result, runs = (_by_rate if by_rate else _by_users)(given, bench, scenario, out)

@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from servecap.cli.asked import Asked
 
-class Grouped(click.Command):
+
+class Grouped(Asked):
     """Lists its options under titles; each title stands above the option that begins its group.
 
     An option that is added to a group's middle or end needs no word here.

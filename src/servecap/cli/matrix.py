@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import find, options, output, progress
+from servecap.cli import asked, find, options, output, progress
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     OpenAt = Callable[[CellJob, str], Bench]
 
 
-@click.command("matrix")
+@click.command("matrix", cls=asked.Asked)
 @click.argument("spec", type=click.Path(dir_okay=False))
 @click.argument("new", required=False, type=click.Path(dir_okay=False))
 @click.option(
@@ -158,6 +158,7 @@ def fill_spec(
             job.scenario.timeouts,
             around=Around() if telemetry else None,
             high_load=high_load,
+            command=asked.command_line(),
         )
 
     def find_cell(job: CellJob, url: str, folder: Path) -> Cell:

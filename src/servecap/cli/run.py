@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from servecap.cli import options, output, progress, shapes
+from servecap.cli import asked, options, output, progress, shapes
 from servecap.cli.grouped import Grouped
 from servecap.scenario import ClosedLoop, OpenLoop
 
@@ -91,6 +91,7 @@ def measured(given: dict[str, Any]) -> tuple[Run, Summary]:
         ray=given["ray"],
         around=options.around(given),
         high_load=given["allow_high_load"],
+        command=asked.command_line(),
     )
     quiet = given["quiet"]
     scenario = _with_rate(scenario, bench.workload.player, quiet)

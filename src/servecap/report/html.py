@@ -67,6 +67,7 @@ class RunPart(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     pictures: list[Picture]
     drawn: bool
+    command: str  # empty where it is not known
     repeat: str
 
 
@@ -273,6 +274,7 @@ def _run_part(
         warnings=facts.warnings(run, summary),
         pictures=pictures,
         drawn=drawn,
+        command=units.clean(run.header.command, 10_000),
         repeat=facts.repeat_json(run),
     )
 
