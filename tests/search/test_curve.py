@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servecap.search import curve
-from servecap.search.evidence import Margin
+from servecap.search.evidence import Mean
 
 LOADS = np.exp(np.linspace(math.log(20), math.log(200), 61))
 
 
 def told(pairs: Sequence[tuple[float, float]], error: float) -> curve.Points:
-    margins = [Margin(limit="x", value=v, error=error, requests=100) for _, v in pairs]
+    margins = [Mean(limit="x", value=v, error=error, requests=100) for _, v in pairs]
     return curve.points([load for load, _ in pairs], margins)
 
 

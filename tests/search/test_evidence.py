@@ -13,7 +13,9 @@ from servecap.record import Outcome, Record, Times, TokenSource
 from servecap.run import Header, Run, Status
 from servecap.scenario import ClosedLoop, Scenario, Target
 from servecap.search.evidence import (
-    Margin,
+    Mean,
+    Percentile,
+    Share,
     at_least,
     least_requests,
     margins,
@@ -42,8 +44,8 @@ def test_a_margin_needs_values() -> None:
 def test_failures_count_as_over_a_percentile_and_not_in_a_mean() -> None:
     values = [1.0 + i % 3 / 10 for i in range(90)] + [math.inf] * 10
     share = of_values(P95, values)
-    assert share is not None
-    assert (share.broken, share.requests) == (10, 100)
+    assert isinstance(share, Share)
+    assert (share.over, share.requests) == (10, 100)
     mean = of_values(MEAN, values)
     assert mean is not None
     assert mean.value < 0
@@ -52,8 +54,8 @@ def test_failures_count_as_over_a_percentile_and_not_in_a_mean() -> None:
 def test_a_percentile_tells_how_far_off_its_limit_is_though_no_request_is_over_it() -> None:
     rng = random.Random(2)
     found = of_values(P95, [0.2 * rng.lognormvariate(0, 0.5) for _ in range(60)])
-    assert found is not None
-    assert found.broken == 0
+    assert isinstance(found, Percentile)
+    assert found.over == 0
     assert found.value == pytest.approx(math.log(0.1) + 1.645 * 0.5, abs=3 * found.error)
     assert found.error < 0.3
 
@@ -71,8 +73,7 @@ def test_the_error_of_a_percentile_is_mostly_what_it_scatters_by(name: str, coun
 
 def test_a_percentile_above_which_only_failures_lie_tells_their_share_alone() -> None:
     found = of_values(P95, [1.0 + i / 100 for i in range(60)] + [math.inf] * 40)
-    assert found is not None
-    assert found.spread is None
+    assert type(found) is Share
     assert found.value > 0
 
 
@@ -122,8 +123,6 @@ def test_correlated_requests_are_worth_fewer() -> None:
     shuffled = sorted(waves, key=lambda _: random.Random(3).random())
     random.Random(3).shuffle(shuffled)
     in_waves, apart = of_share("x", waves, 0.05), of_share("x", shuffled, 0.05)
-    assert in_waves.worth is not None
-    assert apart.worth is not None
     assert in_waves.worth < 0.8 * apart.worth
     assert in_waves.error > apart.error
 
@@ -143,7 +142,7 @@ def test_proof_of_a_share_is_the_exact_binomial() -> None:
 
 
 def test_proof_of_a_mean_weighs_levels_by_their_precision() -> None:
-    far = Margin(limit="x", value=-0.3, error=0.1, requests=100)
+    far = Mean(limit="x", value=-0.3, error=0.1, requests=100)
     assert proven([far], broken=False, risk=0.01)
     assert not proven([far], broken=False, risk=1e-4)
     assert proven([far, far], broken=False, risk=1e-4)
@@ -151,7 +150,7 @@ def test_proof_of_a_mean_weighs_levels_by_their_precision() -> None:
 
 
 def test_a_level_given_up_tells_a_lower_bound_with_room() -> None:
-    early = at_least(Margin(limit="x", value=0.4, error=0.02, requests=50))
+    early = at_least(Mean(limit="x", value=0.4, error=0.02, requests=50))
     assert early.value >= 1
     assert early.error >= 0.25
 

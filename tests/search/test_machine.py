@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from servecap.errors import UsageError
-from servecap.search.evidence import Margin, of_values
+from servecap.search.evidence import Mean, of_values
 from servecap.search.machine import Search
 from servecap.slo import Limit
 
@@ -96,7 +96,7 @@ def test_without_a_limit_there_is_no_upper_end() -> None:
 def test_the_price_of_certainty_is_told() -> None:
     search = Search(start=8, most=1000, precision=0.02)
     for load, value in ((8.0, -1.0), (64.0, 0.5), (40.0, -0.1)):
-        search.tell(load, [Margin(limit="x", value=value, error=0.1, requests=100)], 100)
+        search.tell(load, [Mean(limit="x", value=value, error=0.1, requests=100)], 100)
     said = search.unsure()
     assert said is not None
     assert "UNSURE" in said
@@ -106,7 +106,7 @@ def test_the_price_of_certainty_is_told() -> None:
 def test_one_failed_level_is_no_ground_for_a_count_of_requests() -> None:
     """A search that its budget ended after one level once asked for 2e24 more requests."""
     search = Search(start=8, most=1000, precision=0.05)
-    search.tell(8, [Margin(limit="x", value=2.0, error=0.1, requests=100)], 100)
+    search.tell(8, [Mean(limit="x", value=2.0, error=0.1, requests=100)], 100)
     said = search.unsure()
     assert said is not None
     assert "%" not in said
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_bounds_the_search_without_breaking_a_limit() ->
         if asked.load >= 50:
             search.bar(asked.load)
         else:
-            search.tell(asked.load, [Margin(limit="x", value=-1, error=0.05, requests=99)], 99)
+            search.tell(asked.load, [Mean(limit="x", value=-1, error=0.05, requests=99)], 99)
     found = search.estimate()
     assert found is not None
     assert found.high is None
@@ -139,7 +139,7 @@ def test_a_load_that_cannot_be_measured_is_not_asked_for_again(barred: int) -> N
             search.bar(asked.load)
         else:
             value = math.log((asked.load + 1) / 59.8)
-            margin = Margin(limit="x", value=value, error=0.01, requests=99)
+            margin = Mean(limit="x", value=value, error=0.01, requests=99)
             search.tell(asked.load, [margin], 99)
     assert len(loads) == len(set(loads))
 
@@ -147,7 +147,7 @@ def test_a_load_that_cannot_be_measured_is_not_asked_for_again(barred: int) -> N
 def test_rates_need_not_be_whole() -> None:
     search = Search(start=0.5, most=100, precision=0.05, whole=False)
     while (asked := search.ask()) is not None:
-        margin = Margin(limit="x", value=2 * math.log(asked.load / 3.3), error=0.02, requests=500)
+        margin = Mean(limit="x", value=2 * math.log(asked.load / 3.3), error=0.02, requests=500)
         search.tell(asked.load, [margin], 500)
     found = search.estimate()
     assert found is not None

@@ -10,7 +10,7 @@ from servecap.engine.spec import EngineSpec
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, Scenario
 from servecap.search import SearchResult, find
-from servecap.search.evidence import Margin
+from servecap.search.evidence import Mean
 from servecap.search.machine import Search
 from servecap.simulate import simulated
 from servecap.workload.source import load
@@ -72,13 +72,13 @@ def test_a_load_that_breaks_a_limit_by_chance_is_not_named() -> None:
     for place, (load_, value) in enumerate(
         ((50.0, -0.5), (70.0, 0.3), (60.0, 0.003), (62.0, 0.03))
     ):
-        search.tell(load_, [Margin(limit="x", value=value, error=0.03, requests=300 + place)], 300)
+        search.tell(load_, [Mean(limit="x", value=value, error=0.03, requests=300 + place)], 300)
     seen = []
     while (asked := search.ask()) is not None:
         seen.append(asked.load)
         unlucky = len(seen) == 1
         value = 0.004 if unlucky else 4 * (asked.load / 61.5 - 1)
-        search.tell(asked.load, [Margin(limit="x", value=value, error=0.02, requests=500)], 500)
+        search.tell(asked.load, [Mean(limit="x", value=value, error=0.02, requests=500)], 500)
     found = search.estimate()
     assert found is not None
     assert found.named is not None

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from servecap.search.evidence import Margin, at_least, of_share, of_values
+from servecap.search.evidence import Margin, Mean, Share, at_least, of_share, of_values
 from servecap.search.known import Known
 from servecap.search.pooled import pooled
 from servecap.slo import Limit
@@ -52,9 +52,9 @@ def test_heavy_tails_do_not_make_the_levels_that_came_out_low_count_more() -> No
 
 
 def test_far_loads_and_far_margins_keep_their_own_errors() -> None:
-    near = Margin(limit="x", value=0.1, error=0.1, requests=200)
-    other = Margin(limit="x", value=0.1, error=0.4, requests=200)
-    far = at_least(Margin(limit="x", value=2.0, error=0.3, requests=80))
+    near = Mean(limit="x", value=0.1, error=0.1, requests=200)
+    other = Mean(limit="x", value=0.1, error=0.4, requests=200)
+    far = at_least(Mean(limit="x", value=2.0, error=0.3, requests=80))
     first, second, third = pooled([10.0, 1000.0, 1010.0], [near, other, far])
     assert first.error == pytest.approx(0.1)
     assert second.error == pytest.approx(0.4)
@@ -66,11 +66,11 @@ def test_shares_have_the_number_of_independent_requests_in_common() -> None:
     bursts = ([True] * 10 + [False] * 40) * 6
     spread = ([True] + [False] * 4) * 60
     margins = [of_share("p90", over, 0.1) for over in (bursts, spread)]
-    assert margins[0].worth is not None
-    assert margins[1].worth is not None
     assert margins[0].worth < margins[1].worth
-    shared = pooled([50.0, 51.0], margins)
-    assert shared[0].worth == pytest.approx(shared[1].worth, rel=0.1)
+    one, other = pooled([50.0, 51.0], margins)
+    assert isinstance(one, Share)
+    assert isinstance(other, Share)
+    assert one.worth == pytest.approx(other.worth, rel=0.1)
 
 
 def test_a_share_of_none_says_little_of_how_far_off_the_limit_is() -> None:

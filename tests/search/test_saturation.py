@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from servecap.metrics import Flow, FlowState
-from servecap.search.evidence import of_share, of_values, worth_at_most
+from servecap.search.evidence import Mean, of_share, of_values
 from servecap.search.saturation import HOLDS, service_of
 from servecap.slo import Limit
 
@@ -64,10 +65,11 @@ def test_the_queue_remembers_the_longer_the_nearer_to_the_rate_of_answers() -> N
 def test_a_window_of_few_memories_tells_no_more_than_so_many_requests() -> None:
     limit = Limit("ttft", "mean", 2.0)
     mean = of_values(limit, [1.0 + 0.1 * math.sin(i) for i in range(400)])
-    assert mean is not None
-    assert worth_at_most(mean, 4.0, spread=0.8).error == pytest.approx(0.4)
-    assert worth_at_most(mean, 1e9, spread=0.8).error == mean.error
+    assert isinstance(mean, Mean)
+    mean = msgspec.structs.replace(mean, spread=0.8)
+    assert mean.worth_at_most(4.0).error == pytest.approx(0.4)
+    assert mean.worth_at_most(1e9).error == mean.error
     share = of_share("x", [False] * 400, 0.05)
-    assert worth_at_most(share, 5.0, spread=0.0).worth == 5.0
-    assert worth_at_most(share, 5.0, spread=0.0).value > share.value
-    assert worth_at_most(share, 500.0, spread=0.0) == share
+    assert share.worth_at_most(5.0).worth == 5.0
+    assert share.worth_at_most(5.0).value > share.value
+    assert share.worth_at_most(500.0) == share

@@ -9,12 +9,12 @@ import pytest
 
 from servecap.search.change import blind_spot, change
 from servecap.search.curve import Points, points
-from servecap.search.evidence import Margin
+from servecap.search.evidence import Mean
 
 
 def told(levels: Sequence[tuple[float, float]], error: float = 0.02) -> Points:
     """Levels of (users, margin) in the order in which they were measured."""
-    margins = [Margin(limit="x", value=v, error=error, requests=250) for _, v in levels]
+    margins = [Mean(limit="x", value=v, error=error, requests=250) for _, v in levels]
     return points([users for users, _ in levels], margins)
 
 
@@ -41,10 +41,10 @@ def test_a_late_level_on_the_early_side_settles_it() -> None:
 
 
 def test_a_level_that_tells_neither_side_settles_nothing() -> None:
-    vague = [Margin(limit="x", value=0.05, error=0.2, requests=250)]
+    vague = [Mean(limit="x", value=0.05, error=0.2, requests=250)]
     levels = told(SLOW + FAST)
     margins = [
-        Margin(limit="x", value=float(v), error=0.02, requests=250) for v in levels.value
+        Mean(limit="x", value=float(v), error=0.02, requests=250) for v in levels.value
     ] + vague
     loads = [users for users, _ in SLOW + FAST] + [42]
     assert blind_spot(points(loads, margins)) is not None

@@ -26,30 +26,116 @@ ERROR_RATE = "error_rate"
 _NORMAL = NormalDist()
 _GRID = np.linspace(-6.0, 6.0, 1201)
 _LEAST, _LEAST_ERROR = 1.0, 0.25  # margin of a level that was given up; error as a share of it
+_FAR = 1.0  # a margin beyond this tells on which side it is, and its error matters little
+_BATCHES = 20.0
 _TELLING = 0.1  # of the requests: the tail that tells of values beyond the largest
 _SURE = 0.3  # standard error of a margin that is known by its sign only
 
 
-class Margin(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit at one level: its margin (> 0: broken), the standard error, and what it is of."""
+class Mean(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="mean"):
+    """A mean's margin at one level (> 0: broken)."""
 
     limit: str
     value: float
-    error: float
+    error: float  # standard error of the value
     requests: int
-    broken: int | None = None  # requests over the limit; None for means
-    allowed: float | None = None  # share of requests that may be over it; None for means
-    worth: float | None = None  # independent requests that tell as much; None for means
-    # Of values: standard deviation over mean; of a percentile: its error, had it been one request.
-    spread: float | None = None  # None for a share of requests
+    spread: float = 0.0  # of the values: standard deviation over mean
     warm_up: float = 0.0  # how far it would be off with what was left out as that; in the error
 
     @property
     def kept(self) -> bool:
         """Whether the figure itself keeps the limit, however surely."""
-        if self.broken is None:
-            return self.value <= 0
-        return self.broken <= (self.allowed or 0.0) * self.requests + 1e-9
+        return self.value <= 0
+
+    def scatter(self) -> tuple[float, float]:
+        """The variance of one request, and its weight: none far off, in another regime."""
+        return noise(self), min(_BATCHES, self.requests / 8) if near(self) else 0.0
+
+    def scattering(self, scatter: float) -> Mean:
+        """The logarithm of a mean comes out half its variance too low; that is put right here."""
+        value = self.value + scatter / self.requests / 2
+        return msgspec.structs.replace(self, value=value, error=_error(self, scatter))
+
+    def worth_at_most(self, most: float) -> Mean:
+        """With the error of no more than so many independent requests."""
+        error = max(self.error, self.spread / math.sqrt(most))
+        return msgspec.structs.replace(self, error=error)
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="share"):
+    """The margin of a share of bad requests at one level; only its sign where none may be bad."""
+
+    limit: str
+    value: float = 0.0
+    error: float = _SURE
+    requests: int
+    over: int  # requests that are bad: over the limit
+    allowed: float  # share of requests that may be
+    worth: float  # independent requests that tell as much
+    warm_up: float = 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Whether no more are bad than are allowed."""
+        return self.over <= self.allowed * self.requests + 1e-9
+
+    def scatter(self) -> tuple[float, float]:
+        """How many requests tell as much as one, and its weight: those of the rarer kind."""
+        return self.requests / self.worth, min(_BATCHES, self.over, self.requests - self.over)
+
+    def scattering(self, scatter: float) -> Share:
+        return self.scored(self.requests / max(1.0, scatter))
+
+    def worth_at_most(self, most: float) -> Share:
+        """As no more than so many independent requests would tell it."""
+        return self if self.worth <= most else self.scored(most)
+
+    def scored(self, worth: float) -> Share:
+        """The margin where its requests tell as much as *worth* independent ones."""
+        if self.allowed <= 0:
+            return msgspec.structs.replace(self, value=1.0 if self.over else -1.0, worth=worth)
+        bad = self.over / self.requests * worth
+        mean, error = _normal_score(bad, worth - bad)
+        value = mean - _NORMAL.inv_cdf(self.allowed)
+        return msgspec.structs.replace(self, value=value, error=error, worth=worth)
+
+
+class Percentile(Share, frozen=True, kw_only=True, tag_field="kind", tag="percentile"):
+    """The margin of a share by the value that it is above: of a percentile against its limit."""
+
+    def scatter(self) -> tuple[float, float]:
+        """The variance of the value, were it of one request, and its weight: the tail's."""
+        tail = min(self.allowed, 1 - self.allowed) * self.requests
+        return noise(self), min(_BATCHES, tail) if near(self) else 0.0
+
+    def scattering(self, scatter: float) -> Percentile:
+        return msgspec.structs.replace(self, error=_error(self, scatter))
+
+    def scored(self, worth: float) -> Percentile:
+        error = self.error * math.sqrt(self.worth / worth)
+        return msgspec.structs.replace(self, error=error, worth=worth)
+
+
+Margin = Mean | Share | Percentile
+
+
+def silent(margin: Margin) -> bool:
+    """Whether all it tells is that no request was bad, and not how far from that they were."""
+    return type(margin) is Share and margin.over == 0
+
+
+def near(margin: Margin) -> bool:
+    """Whether it is near enough to its limit to be of one regime with others that are."""
+    return abs(margin.value) < _FAR
+
+
+def noise(margin: Margin) -> float:
+    """The variance of one request, were there no doubt about the warm-up."""
+    return (margin.error**2 - margin.warm_up**2) * margin.requests
+
+
+def _error(margin: Margin, scatter: float) -> float:
+    return math.hypot(math.sqrt(scatter / margin.requests), margin.warm_up)
 
 
 def at_least(margin: Margin) -> Margin:
@@ -60,40 +146,24 @@ def at_least(margin: Margin) -> Margin:
     )
 
 
-def worth_at_most(margin: Margin, most: float, *, spread: float) -> Margin:
-    """The margin where its requests tell no more than *most* independent ones.
-
-    Of a mean they scatter by *spread* of it at least.
-    """
-    if margin.allowed is not None and margin.worth is not None:
-        if margin.worth <= most:
-            return margin
-        if margin.spread is None:
-            return scored(margin, worth=most)
-        error = margin.error * math.sqrt(margin.worth / most)
-        return msgspec.structs.replace(margin, error=error, worth=most)
-    error = max(spread, margin.spread or 0.0) / math.sqrt(most)
-    return msgspec.structs.replace(margin, error=max(margin.error, error))
-
-
 def proven(margins: Sequence[Margin], *, broken: bool, risk: float) -> bool:
     """Whether these margins of one limit together prove that it is broken, or that it is kept.
 
     Shares are added up and held against the exact binomial distribution, means are averaged by
-    their precision.
+    their precision, and so are signs.
     """
-    first = margins[0]
-    if first.allowed is None or first.worth is None:
+    counted = [m for m in margins if isinstance(m, Share) and m.allowed > 0]
+    if not counted:
         weights = [1 / m.error**2 for m in margins]
         score = sum(w * m.value for w, m in zip(weights, margins, strict=True))
         score /= math.sqrt(sum(weights))
         return (score if broken else -score) > -_NORMAL.inv_cdf(risk)
-    worth = sum(m.worth or 0.0 for m in margins)
-    over = sum((m.broken or 0) / m.requests * (m.worth or 0.0) for m in margins)
+    worth, allowed = sum(m.worth for m in counted), counted[0].allowed
+    over = sum(m.over / m.requests * m.worth for m in counted)
     if broken:
-        kept = stats.binomial_cdf(math.ceil(over) - 1, math.ceil(worth), first.allowed)
+        kept = stats.binomial_cdf(math.ceil(over) - 1, math.ceil(worth), allowed)
         return 1 - kept <= risk
-    return stats.binomial_cdf(math.ceil(over), math.floor(worth), first.allowed) <= risk
+    return stats.binomial_cdf(math.ceil(over), math.floor(worth), allowed) <= risk
 
 
 def margins(run: Run) -> tuple[Margin, ...]:
@@ -121,16 +191,17 @@ def _widened(margin: Margin, by: float) -> Margin:
 
 
 def least_requests(limits: Sequence[Limit]) -> int:
-    """Requests without which a level cannot tell on which side of the limits it lies.
+    """Requests without which a level cannot tell on which side of the limits it lies."""
+    return max([60, *proving(limits)])
 
-    For a percentile, as many as prove it when none of them is over the limit.
-    """
-    tails = [
+
+def proving(limits: Sequence[Limit]) -> list[int]:
+    """The requests that prove each percentile limit when none of them is over it."""
+    return [
         stats.requests_needed(0, quantile=x.quantile, confidence=verdict.CONFIDENCE)
         for x in limits
         if x.quantile is not None and x.quantile < 1
     ]
-    return max([60, *tails])
 
 
 def of_records(scenario: Scenario, inside: Sequence[Record]) -> tuple[Margin, ...]:
@@ -159,7 +230,7 @@ def of_values(limit: Limit, values: Sequence[float]) -> Margin | None:
     if spread is None or not sum(good) > 0:
         return None
     mean = math.fsum(good) / len(good)
-    return Margin(
+    return Mean(
         limit=str(limit),
         value=math.log(mean / limit.at_most_s),
         error=max(1e-4, spread / mean),
@@ -179,7 +250,7 @@ def _of_percentile(limit: Limit, quantile: float, values: Sequence[float]) -> Ma
     over = [v > limit.at_most_s for v in values]
     share = of_share(str(limit), over, 1 - quantile)
     ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-    if share.worth is None or not ordered[-1] > 0:
+    if quantile >= 1 or not ordered[-1] > 0:
         return share
     telling = ordered[_place(quantile, len(ordered))]
     worth = len(ordered) / _design_effect([v > telling for v in values])
@@ -187,13 +258,14 @@ def _of_percentile(limit: Limit, quantile: float, values: Sequence[float]) -> Ma
     low, middle, high = (_log_at(ordered, _NORMAL.cdf(mean + k * error)) for k in (1, 0, -1))
     if not math.isfinite(high):
         return share
-    spread = max(1e-4, (high - low) / 2)
-    return msgspec.structs.replace(
-        share,
+    return Percentile(
+        limit=str(limit),
         value=middle - math.log(limit.at_most_s),
-        error=spread,
+        error=max(1e-4, (high - low) / 2),
+        requests=len(values),
+        over=sum(over),
+        allowed=1 - quantile,
         worth=worth,
-        spread=spread * math.sqrt(worth),
     )
 
 
@@ -219,7 +291,7 @@ def _log_at(descending: stats.Floats, share: float) -> float:
     return float(tail[0] + (tail.mean() - tail[-1]) * math.log(0.5 / (at + 0.5)))
 
 
-def of_share(name: str, over: Sequence[bool], allowed: float) -> Margin:
+def of_share(name: str, over: Sequence[bool], allowed: float) -> Share:
     """The margin of a share of bad requests (in time order) against the share allowed.
 
     The share's distribution is Beta with Jeffreys' prior, whose intervals agree with the exact
@@ -230,26 +302,9 @@ def of_share(name: str, over: Sequence[bool], allowed: float) -> Margin:
         Brown, Cai & DasGupta, Interval estimation for a binomial proportion, Statistical
         Science 16 (2001).
     """
-    bad, count = sum(over), len(over)
-    if allowed <= 0:
-        sign = 1.0 if bad else -1.0
-        return Margin(limit=name, value=sign, error=_SURE, requests=count, broken=bad)
-    bare = Margin(limit=name, value=0.0, error=_SURE, requests=count, broken=bad, allowed=allowed)
-    return scored(bare, worth=count / _design_effect(over))
-
-
-def scored(margin: Margin, *, worth: float) -> Margin:
-    """The margin of a share of bad requests, where they tell as much as *worth* independent ones.
-
-    Raises:
-        ValueError: it is a mean's.
-    """
-    if margin.broken is None or margin.allowed is None:
-        raise ValueError(f"{margin.limit}: no share of requests")
-    bad = margin.broken / margin.requests * worth
-    mean, error = _normal_score(bad, worth - bad)
-    value = mean - _NORMAL.inv_cdf(margin.allowed)
-    return msgspec.structs.replace(margin, value=value, error=error, worth=worth)
+    worth = len(over) / _design_effect(over)
+    bare = Share(limit=name, requests=len(over), over=sum(over), allowed=allowed, worth=worth)
+    return bare.scored(worth)
 
 
 def _design_effect(over: Sequence[bool]) -> float:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from servecap import stats
 from servecap.search import curve
 from servecap.search.change import Change, blind_spot, change
-from servecap.search.evidence import Margin, proven
+from servecap.search.evidence import Margin, proven, silent
 from servecap.search.pooled import pooled, typical
 
 Ints = npt.NDArray[np.intp]
@@ -246,7 +246,7 @@ class Known:
             ),
             key=lambda found: found[0],
         )
-        if all(m.broken == 0 and m.spread is None for _, m, _ in seen):
+        if all(silent(m) for _, m, _ in seen):
             return None
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]
         above = [p for p in seen if p[0] > high][:_NEIGHBOURS]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from servecap import audit, flow, rand, stats
+from servecap import audit, flow, rand
 from servecap.cell import RateCapacity
 from servecap.errors import UsageError
 from servecap.metrics import Summary, Verdict
 from servecap.run import Probe
 from servecap.scenario import OpenLoop, Scenario
-from servecap.search.evidence import Margin, least_requests
+from servecap.search.evidence import Margin, least_requests, proving
 from servecap.search.hunt import Attempt, Hunt, Unit
 from servecap.search.known import Estimate
 from servecap.search.machine import CONFIDENCE
@@ -137,12 +137,7 @@ def holds(limits: Sequence[Limit]) -> float:
     Two of them are worth one independent request, and a percentile needs as many of those as prove
     it when none is over the limit.
     """
-    tails = [
-        stats.requests_needed(0, quantile=x.quantile, confidence=CONFIDENCE)
-        for x in limits
-        if x.quantile is not None and x.quantile < 1
-    ]
-    return max([HOLDS, *(2.0 * n for n in tails)])
+    return max([HOLDS, *(2.0 * n for n in proving(limits))])
 
 
 def _told(search: RateSearch, attempt: Attempt) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from servecap import stats
 from servecap.metrics import Flow
 from servecap.search import curve
-from servecap.search.evidence import ERROR_RATE, Margin, at_least, worth_at_most
+from servecap.search.evidence import ERROR_RATE, Margin, Mean, at_least, silent
 from servecap.search.known import Ints, Known, Told
 from servecap.search.pooled import typical
 from servecap.search.saturation import Service, service_of
@@ -114,9 +114,12 @@ class RateKnown(Known):
         return Told(load=level.load, requests=level.requests, margins=tuple(found), growing=growing)
 
     def _discounted(self, margin: Margin, worth: float) -> Margin:
-        if worth == math.inf or (margin.limit == ERROR_RATE and not margin.broken):
+        if worth == math.inf or (margin.limit == ERROR_RATE and silent(margin)):
             return margin  # that no request failed has nothing to do with waves of a queue
-        return worth_at_most(margin, worth, spread=self._waiting_share(margin))
+        if isinstance(margin, Mean):
+            spread = max(margin.spread, self._waiting_share(margin))
+            margin = msgspec.structs.replace(margin, spread=spread)
+        return margin.worth_at_most(worth)
 
     def _waiting_share(self, margin: Margin) -> float:
         """How much of a mean is above what it is at the smallest rate: what comes of the queue.
