@@ -50,6 +50,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "steady",
             "audit",
             "alignment",
+            "columns",
             "compare",
             "differing",
             "flow",

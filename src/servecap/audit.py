@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from servecap import steady
+from servecap.columns import Columns
 from servecap.metrics import Summary, Verdict
 from servecap.record import Record, TokenSource, last_tries
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, OpenLoop
+from servecap.stats import Floats
 
 LAG_P99_MAX_S = 0.020  # later than this and the client, not the server, shapes the arrivals
 LOOP_DELAY_P99_MAX_S = 0.050
@@ -25,16 +28,17 @@ NOT_STATIONARY = "not stationary"
 CLOCK_S = 0.001  # kernel stamps are converted between clocks: so much may times be out of order
 
 
-def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[str], list[str]]:
+def audit(run: Run, summary: Summary, told: Columns) -> tuple[list[str], list[str]]:
     """Reasons why the run is INVALID, and warnings that leave it valid.
 
     Args:
         summary: the run's figures.
-        inside: the records that the figures are over, in the order in which they ended.
+        told: the run's records, in the order in which they ended.
     """
-    if not inside:
+    inside = steady.counted(told, summary.window)
+    if not len(inside):
         return [_empty(summary)], []
-    change = _drift(run, summary)
+    change = _drift(run, summary, told)
     unsettled = [*_drifts(change), *_little(run, summary)]
     rising = change is not None and change > 0 and summary.verdict is Verdict.FAIL
     growing = summary.flow is not None and summary.flow.state == "growing"
@@ -43,7 +47,7 @@ def audit(run: Run, summary: Summary, inside: Sequence[Record]) -> tuple[list[st
         unsettled = []
     reasons = [
         *_client_limited(run, summary),
-        *_population(run, summary),
+        *_population(run, summary, told, inside),
         *unsettled,
         *_limited(summary),
         *_answers(run, inside),
@@ -95,14 +99,13 @@ def _client_limited(run: Run, summary: Summary) -> list[str]:
     ]
 
 
-def _population(run: Run, summary: Summary) -> list[str]:
+def _population(run: Run, summary: Summary, told: Columns, inside: Columns) -> list[str]:
     load = run.scenario.load
     if not isinstance(load, ClosedLoop) or not summary.requests_ok:
         return []  # where all fail, more of them would not change that
     wanted = load.queue if load.each is None else load.users * load.each
     if wanted is not None:
-        inside = steady.counted(run.records, summary.window)
-        ended = len(last_tries(inside, run.scenario.retries))
+        ended = len(last_tries(inside.records, run.scenario.retries))
         if ended == wanted:
             return []
         return [
@@ -111,7 +114,7 @@ def _population(run: Run, summary: Summary) -> list[str]:
         ]
     if run.dropped:
         return []  # when they started is no longer held
-    seen, asked = len(steady.joined(run.records, load)), steady.newcomers(load)
+    seen, asked = len(steady.joined(told, load)), steady.newcomers(load)
     if seen < asked:
         new = "" if load.users_before is None else "new "
         return [
@@ -121,17 +124,13 @@ def _population(run: Run, summary: Summary) -> list[str]:
     return []
 
 
-def _drift(run: Run, summary: Summary) -> float | None:
+def _drift(run: Run, summary: Summary, told: Columns) -> float | None:
     load = run.scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
         return None  # a burst and a drain are never stationary: that is what was asked for
     if isinstance(load, OpenLoop) and not load.stationary:
         return None  # the load itself changes, and the answers with it
-    return steady.slo_drift(_ordered(run), summary.window, run.scenario)
-
-
-def _ordered(run: Run) -> list[Record]:
-    return sorted(run.records, key=lambda r: r.end_s)
+    return steady.slo_drift(told, summary.window, run.scenario)
 
 
 def _drifts(change: float | None) -> list[str]:
@@ -173,22 +172,20 @@ def _limited(summary: Summary) -> list[str]:
     ]
 
 
-def _answers(run: Run, inside: Sequence[Record]) -> list[str]:
+def _answers(run: Run, inside: Columns) -> list[str]:
     found: list[str] = []
-    good = [r for r in inside if r.ok]
-    prompt = sum(r.prompt_tokens or 0 for r in good)
-    cached = sum(r.cached_tokens or 0 for r in good)
+    good = inside.at(inside.ok)
+    prompt, cached = _sum(good.prompt_tokens), _sum(good.cached_tokens)
     # Later turns begin with the history: that is taken from the cache by right.
-    alike = not run.scenario.workload.unique or any(r.turn for r in inside)
+    alike = not run.scenario.workload.unique or inside.turn.any()
     if not alike and prompt and cached / prompt > CACHED_SHARE_MAX:
         found.append(
             f"the server took {cached / prompt:.0%} of the prompt tokens from its prefix cache, "
             "though all prompts differ: restart it, switch its cache off, or measure caching "
             "on purpose with --repeat-prompts"
         )
-    exact = [r for r in good if r.exact_output and r.output_tokens is not None]
-    asked = sum(r.asked_output_tokens or 0 for r in exact)
-    got = sum(r.output_tokens or 0 for r in exact)
+    exact = good.at(good.exact_output & ~np.isnan(good.output_tokens))
+    asked, got = _sum(exact.asked_output_tokens), _sum(exact.output_tokens)
     if asked and got / asked < OUTPUT_SHORT_SHARE:
         found.append(
             f"answers were shorter than asked: {got / len(exact):.0f} tokens of "
@@ -196,6 +193,11 @@ def _answers(run: Run, inside: Sequence[Record]) -> list[str]:
             "use --output natural to test with its own"
         )
     return found
+
+
+def _sum(tokens: Floats) -> int:
+    """Of what is known of them."""
+    return int(np.nansum(tokens))
 
 
 def _timings(run: Run, summary: Summary) -> list[str]:
@@ -207,27 +209,27 @@ def _timings(run: Run, summary: Summary) -> list[str]:
     return []
 
 
-def _warnings(run: Run, summary: Summary, inside: Sequence[Record]) -> list[str]:
+def _warnings(run: Run, summary: Summary, inside: Columns) -> list[str]:
     found: list[str] = []
     if run.header.source == "imported":
         found.append(
             f"imported from {run.header.imported_from}: whether that tool's client kept up is not "
             "known"
         )
-    good = [r for r in inside if r.ok]
-    estimated = sum(r.token_source is TokenSource.ESTIMATE for r in good)
+    good = inside.at(inside.ok)
+    estimated = sum(r.token_source is TokenSource.ESTIMATE for r in good.records)
     if estimated:
         found.append(
             f"token counts of {estimated} of {len(good)} requests are estimates: TPOT and tokens/s "
             "are too; give --tokenizer FILE"
         )
-    short = sum(len(r.chunk_s) > (r.output_tokens or 0) for r in good if r.chunk_s)
+    short = int((good.chunks > np.nan_to_num(good.output_tokens)).sum())
     if short:
         found.append(
             f"{short} of {len(good)} answers have fewer tokens than chunks, which cannot be: the "
             "server's counts are wrong, and TPOT and tokens/s with them"
         )
-    resent = sum(r.resent for r in inside)
+    resent = int(inside.resent.sum())
     if resent:
         found.append(
             f"{resent} requests were sent again over a fresh connection, for the server had closed "
@@ -301,8 +303,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 def identities(run: Run, summary: Summary) -> tuple[Identity, ...]:
     """The relations between a run's figures, each from figures that were come by differently."""
-    inside = steady.counted(sorted(run.records, key=lambda r: r.end_s), summary.window)
-    good = [r for r in inside if r.ok]
+    inside = steady.counted(Columns(run.records).by_end(), summary.window)
+    good = [r for r in inside.records if r.ok]
     found = [_times_in_order(run.records), _requests_add_up(summary)]
     e2e = summary.client.get("e2e")
     load = run.scenario.load

@@ -17,10 +17,10 @@ import numpy as np
 
 from servecap import slo, stats, steady, verdict
 from servecap.cell import Capacity, RateCapacity
+from servecap.columns import Columns, present
 from servecap.differing import differences
 from servecap.errors import UsageError
 from servecap.metrics import Summary, Window
-from servecap.record import Record, once_each
 from servecap.run import Run
 
 CONFIDENCE = 0.95
@@ -146,13 +146,13 @@ class _Sample(msgspec.Struct, frozen=True):
     """The requests of a run that count, in the order in which they ended."""
 
     run: Run
-    records: list[Record]
+    told: Columns
     window: Window
     by_server: bool
 
 
 def _sample(run: Run, summary: Summary, by_server: bool) -> _Sample:
-    ordered = sorted(run.records, key=lambda r: r.end_s)
+    ordered = Columns(run.records).by_end()
     return _Sample(run, steady.counted(ordered, summary.window), summary.window, by_server)
 
 
@@ -191,10 +191,9 @@ def _estimate(metric: str, sample: _Sample, confidence: float) -> stats.Interval
     if metric in RATES:
         return _rate(metric, sample, confidence)
     name, _, stat = metric.partition(".")
-    value = verdict.value_of(name, server=sample.by_server)
-    told = sample.records if stat == "mean" else once_each(sample.records)
-    found = [value(r) if r.ok else math.inf for r in told]
-    values = np.array([v for v in found if v is not None], dtype=np.float64)
+    told = sample.told if stat == "mean" else sample.told.once_each()
+    found = verdict.figures(name, told, server=sample.by_server)
+    values = present(np.where(told.ok, found, math.inf))
     if not np.isfinite(values).any():
         return None
     if stat == "mean":
@@ -241,33 +240,26 @@ def _quantile(values: stats.Floats, share: float, confidence: float) -> stats.In
 def _rate(metric: str, sample: _Sample, confidence: float) -> stats.Interval | None:
     """A rate with an interval from what happened in equal slices of the window."""
     span_s = sample.window.end_s - sample.window.start_s
-    good = [r for r in sample.records if r.ok]
+    good = sample.told.at(sample.told.ok)
     if metric == "goodput_rps":
-        good = [r for r in good if _kept(r, sample)]
+        slo = sample.run.scenario.slo
+        good = good.at(verdict.kept(slo, good, server=sample.by_server))
     if span_s <= 0:
         return None
-    weights = [float(r.output_tokens or 0) if metric == "output_tps" else 1.0 for r in good]
-    total = sum(weights)
+    tokens = np.nan_to_num(good.output_tokens)
+    weights = tokens if metric == "output_tps" else np.ones(len(good))
+    total = float(weights.sum())  # of whole numbers: exact
     if len(good) < _FEWEST:
         value = total / span_s
         return stats.Interval(value=value, low=0.0, high=math.inf, confidence=confidence)
     edges = (sample.window.start_s, sample.window.end_s)
-    counts, _ = np.histogram([r.end_s for r in good], bins=_BINS, range=edges, weights=weights)
+    counts, _ = np.histogram(good.end_s, bins=_BINS, range=edges, weights=weights)
     return _mean(counts * (_BINS / span_s), confidence)
-
-
-def _kept(record: Record, sample: _Sample) -> bool:
-    """Whether the request kept every limit's value, as far as it is known."""
-    return all(
-        value is None or value <= limit.at_most_s
-        for limit in sample.run.scenario.slo.limits
-        for value in [verdict.value_of(limit.metric, server=sample.by_server)(record)]
-    )
 
 
 def _estimate_share(_: str, sample: _Sample, confidence: float) -> stats.Interval | None:
     """The share of failures with Wilson's score interval, for failures that come in bursts too."""
-    failed = np.array([not r.ok for r in once_each(sample.records)], dtype=np.float64)
+    failed = (~sample.told.once_each().ok).astype(np.float64)
     if not len(failed):
         return None
     p, count = float(failed.mean()), float(len(failed))

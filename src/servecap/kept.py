@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from servecap import sample, stats
+from servecap.columns import Columns, present
 from servecap.record import Outcome, Record, Times, error_kind
 from servecap.run import STALL_S, Header, Run, Slice
 from servecap.scenario import Scenario
@@ -31,15 +32,21 @@ class Slicer:
 
     def add(self, record: Record) -> None:
         """One more request has ended."""
-        self.add_with_gap(record, _longest_gap_s(record))
-
-    def add_with_gap(self, record: Record, gap_s: float | None) -> None:
-        """As `add`, where the longest time between its chunks is known already."""
         if record.outcome in _UNBORN:
             return
         while record.end_s >= self._start_s + self._length_s:
             self._close()
-        self._open.add(record, gap_s)
+        self._open.add(record)
+
+    def take(self, told: Columns) -> None:
+        """As `add` for each of them, which all ended by themselves."""
+        at = 0
+        while at < len(told):
+            until = int(np.searchsorted(told.end_s, self._start_s + self._length_s))
+            self._open.take(told.at(slice(at, until)))
+            if until < len(told):
+                self._close()
+            at = until
 
     def _close(self) -> None:
         end_s = self._start_s + self._length_s
@@ -70,8 +77,8 @@ class _Figures:
         self._gap_max_s: float | None = None
         self._stalled = 0
 
-    def add(self, record: Record, gap_s: float | None) -> None:
-        self._requests += not record.made_good  # see `record.once_each`
+    def add(self, record: Record) -> None:
+        self._requests += not record.made_good  # see `Columns.once_each`
         if not record.ok:
             self._errors[error_kind(record)] += 1
             return
@@ -80,9 +87,24 @@ class _Figures:
         for value, values in ((record.ttft_s, self._ttft_s), (record.tpot_s, self._tpot_s)):
             if value is not None:
                 values.append(value)
+        gap_s = _longest_gap_s(record)
         if gap_s is not None:
             self._gap_max_s = max(gap_s, self._gap_max_s or 0.0)
             self._stalled += gap_s > STALL_S
+
+    def take(self, told: Columns) -> None:
+        """As `add` for each of them."""
+        good = told.at(told.ok)
+        self._requests += len(told.once_each())
+        self._errors.update(map(error_kind, told.at(~told.ok).records))
+        self._output_tokens += int(np.nansum(good.output_tokens))
+        self._e2e_s.frombytes(good.e2e_s.tobytes())
+        self._ttft_s.frombytes(present(good.ttft_s).tobytes())
+        self._tpot_s.frombytes(present(good.tpot_s).tobytes())
+        gaps_s = present(good.gap_max_s)
+        if len(gaps_s):
+            self._gap_max_s = max(float(gaps_s.max()), self._gap_max_s or 0.0)
+            self._stalled += int((gaps_s > STALL_S).sum())
 
     def slice(self, start_s: float, end_s: float) -> Slice:
         ttft, tpot, e2e = (

@@ -242,15 +242,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [b - a for a, b in zip(self.chunk_s, self.chunk_s[1:], strict=False)]
 
 
-def once_each(records: Iterable[Record]) -> list[Record]:
-    """What failures are held against: no request counts as failed *and* as well.
-
-    A success after a retry is left out, for its request has failed already. So a retry can add a
-    failure to a share of errors, but can never make that share smaller.
-    """
-    return [record for record in records if not record.made_good]
-
-
 def last_tries(records: Iterable[Record], retries: int) -> list[Record]:
     """Those of the records with which their request was over: no retry followed."""
     return [r for r in records if r.attempt > retries or not r.may_be_tried_again]

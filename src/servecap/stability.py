@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from servecap import stats
+from servecap.columns import Columns
 from servecap.kept import Slicer
 from servecap.metrics import Burst, Drift, Stability, Window
-from servecap.pauses import longest_gaps_s
-from servecap.record import Record
 from servecap.run import Run, Slice
 from servecap.sample import Sample
-from servecap.steady import counted
 
 MOST_SLICES = 24  # of a run that is no soak
 SLICE_REQUESTS = 10  # a slice holds so many on average at least, or its mean is chance
@@ -24,13 +22,15 @@ BURST_LEAST = 3  # failures
 _CONFIDENCE = 0.95
 
 
-def stability(run: Run, window: Window) -> Stability | None:
+def stability(run: Run, window: Window, inside: Columns) -> Stability | None:
     """What can be said of the run's course; None where it had too few requests for it.
+
+    *inside* are the records that count in the window, in the order in which they ended.
 
     A run that is no soak is cut into up to `MOST_SLICES` equal slices of its measured window; of
     a soak all slices but the first count, which the ramp-in belongs to.
     """
-    slices = run.slices[1:] if run.slices else _slices(run.records, window)
+    slices = run.slices[1:] if run.slices else _slices(inside, window)
     if len(slices) < LEAST_SLICES:
         return None
     return Stability(
@@ -65,15 +65,13 @@ def _memory(samples: Sequence[Sample], start_s: float, end_s: float) -> dict[str
     return {} if found is None else {"server_rss": found}
 
 
-def _slices(records: Sequence[Record], window: Window) -> tuple[Slice, ...]:
-    inside = sorted(counted(records, window), key=lambda r: r.end_s)
+def _slices(inside: Columns, window: Window) -> tuple[Slice, ...]:
     number = min(MOST_SLICES, len(inside) // SLICE_REQUESTS)
     span_s = window.end_s - window.start_s
     if number < LEAST_SLICES or span_s <= 0:
         return ()
     slicer = Slicer(span_s / number, window.start_s)
-    for record, gap_s in zip(inside, longest_gaps_s(inside), strict=True):
-        slicer.add_with_gap(record, gap_s)
+    slicer.take(inside)
     return slicer.slices(window.end_s)[:number]
 
 

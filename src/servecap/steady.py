@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from servecap import flow, stats, verdict
+from servecap.columns import Bools, Columns, present
 from servecap.metrics import Verdict, Window
-from servecap.record import Outcome, Record, last_tries, once_each
+from servecap.record import Record, last_tries
 from servecap.run import Slice
 from servecap.scenario import ClosedLoop, OpenLoop, Scenario
 from servecap.slo import Limit
@@ -35,25 +36,30 @@ GROWING = f"{GIVEN_UP}: the queue grows without bound"
 UNSETTLED = f"{GIVEN_UP}: it had not settled"
 PATIENCE = 4  # times the requests asked for: so long it is not known whether a queue grows
 LOOK = 0.2  # of the least length: so long an open loop is looked at before it is given up
-_NOT_COUNTED = (Outcome.CENSORED, Outcome.CANCELLED)
 
 
-def counted(records: Sequence[Record], window: Window) -> list[Record]:
+def within(told: Columns, window: Window) -> Bools:
+    """Which of the records ended by themselves inside the window."""
+    return told.ended & (window.start_s <= told.end_s) & (told.end_s <= window.end_s)
+
+
+def counted(told: Columns, window: Window) -> Columns:
     """The records that ended by themselves inside the window."""
-    return [
-        r
-        for r in records
-        if r.outcome not in _NOT_COUNTED and window.start_s <= r.end_s <= window.end_s
-    ]
+    return told.at(within(told, window))
 
 
-def warm_up(records: Sequence[Record], scenario: Scenario, window: Window) -> list[Record]:
+def warm_up(told: Columns, scenario: Scenario, window: Window) -> Columns:
     """The records after the ramp that the window leaves out as not yet settled (MSER-5)."""
-    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
     if MSER not in window.rule:
-        return []
-    ramped_s = _ramped_s(records, scenario, ended)
-    return [r for r in ended if ramped_s <= r.end_s < window.start_s]
+        return Columns([])
+    ended = _in_order(told)
+    ramped_s = _ramped_s(told, scenario, ended)
+    return ended.at((ramped_s <= ended.end_s) & (ended.end_s < window.start_s))
+
+
+def _in_order(told: Columns) -> Columns:
+    """Those that ended by themselves, in the order in which they did."""
+    return told.at(told.ended).by_end()
 
 
 def parts_over(limit: Limit, slices: Sequence[Slice]) -> int:
@@ -67,34 +73,33 @@ def given_up(window: Window) -> bool:
     return window.rule.startswith(GIVEN_UP)
 
 
-def hopeless(records: Sequence[Record], scenario: Scenario) -> list[Record]:
+def hopeless(told: Columns, scenario: Scenario) -> Columns:
     """Requests that show a limit broken by far and not recovering; empty where none do.
 
-    *records* ended in that order. Only requests that were due after the ramp count, since a ramp
+    They ended in that order. Only requests that were due after the ramp count, since a ramp
     may overshoot. The SLO is broken by far when, in the later half of them, a mean lies surely
     above `FAR_ABOVE` times its limit, or surely too many of them lie above that, or surely too
     many failed; and when the last quarter is no better than the one before it. What runs over
     and still rises has no steady state to wait for.
     """
     if isinstance(scenario.load, ClosedLoop):
-        first = joined(records, scenario.load)
-        if len(first) < newcomers(scenario.load):
-            return []
-        ramped_s = max(first.values(), default=0.0) + _leaving_s(records, scenario.load)
-        records = [r for r in records if r.planned_s >= ramped_s]
-    tail = [r for r in records if r.outcome not in _NOT_COUNTED]
-    tail = tail[len(tail) // 2 :]
+        first_s = joined(told, scenario.load)
+        if len(first_s) < newcomers(scenario.load):
+            return Columns([])
+        ramped_s = first_s.max(initial=0.0) + _leaving_s(told, scenario.load)
+        told = told.at(told.planned_s >= ramped_s)
+    tail = told.at(told.ended)
+    tail = tail.at(slice(len(tail) // 2, None))
     if len(tail) < HOPELESS_LEAST:
-        return []
+        return Columns([])
     broken = any(_far_above(limit, tail, scenario) for limit in scenario.slo.limits)
-    once = once_each(tail)
-    failed, _, _ = verdict.check_errors(scenario.slo, len(once), sum(not r.ok for r in once))
-    return tail if broken or failed is Verdict.FAIL else []
+    failed, _, _ = verdict.check_errors(scenario.slo, len(tail.once_each()), int((~tail.ok).sum()))
+    return tail if broken or failed is Verdict.FAIL else Columns([])
 
 
-def _far_above(limit: Limit, tail: Sequence[Record], scenario: Scenario) -> bool:
-    value = verdict.value_of(limit.metric, server=scenario.timings == "server")
-    seen = [v for r in tail if r.ok and (v := value(r)) is not None]
+def _far_above(limit: Limit, tail: Columns, scenario: Scenario) -> bool:
+    good = tail.at(tail.ok)
+    seen = present(verdict.figures(limit.metric, good, server=scenario.timings == "server"))
     if len(seen) < HOPELESS_LEAST or float(np.mean(seen[len(seen) // 2 :])) < float(
         np.mean(seen[: len(seen) // 2])
     ):
@@ -106,7 +111,7 @@ def _far_above(limit: Limit, tail: Sequence[Record], scenario: Scenario) -> bool
     return check.verdict is Verdict.FAIL
 
 
-def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Window:
+def window_of(told: Columns, scenario: Scenario, end_s: float) -> Window:
     """The measured window of a run whose load ended at *end_s* (seconds since its start).
 
     Classic runs (a fixed queue, or a fixed number of requests each) are measured whole. Otherwise
@@ -116,23 +121,23 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     """
     load = scenario.load
     if isinstance(load, ClosedLoop) and (load.queue is not None or load.each is not None):
-        last_s = max((r.end_s for r in records if r.outcome not in _NOT_COUNTED), default=end_s)
+        last_s = float(told.end_s[told.ended].max()) if told.ended.any() else end_s
         name = "queue" if load.queue is not None else "each"
         return Window(start_s=0.0, end_s=last_s, rule=f"classic: first send to last end ({name})")
     if isinstance(load, OpenLoop) and not load.stationary:
         return Window(start_s=0.0, end_s=end_s, rule="the load changes with time: the whole run")
-    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
-    if not ended:
+    ended = _in_order(told)
+    if not len(ended):
         return Window(start_s=0.0, end_s=end_s, rule="no request ended")
-    if not any(r.ok for r in ended):  # given up at once, mostly: nothing to settle
+    if not ended.ok.any():  # given up at once, mostly: nothing to settle
         return Window(start_s=0.0, end_s=end_s, rule="no request succeeded: the whole run")
-    if scenario.stop.decide and (over := hopeless(ended, scenario)):
+    if scenario.stop.decide and len(over := hopeless(ended, scenario)):
         rule = f"{GIVEN_UP}: far beyond the SLO and not recovering"
-        return Window(start_s=over[0].end_s, end_s=end_s, rule=rule)
-    ramped_s = _ramped_s(records, scenario, ended)
-    after = [r for r in ended if r.end_s >= ramped_s]
-    skip = stats.mser5([r.e2e_s for r in after if r.ok])
-    after_s = [r.end_s for r in after if r.ok][skip - 1] if skip else 0.0
+        return Window(start_s=over.records[0].end_s, end_s=end_s, rule=rule)
+    ramped_s = _ramped_s(told, scenario, ended)
+    after = ended.at(ended.ok & (ended.end_s >= ramped_s))
+    skip = stats.mser5(after.e2e_s)
+    after_s = after.records[skip - 1].end_s if skip else 0.0
     # Just after the last one that is left out, or it would be counted and QPS be too high.
     start_s = ramped_s if skip == 0 else max(ramped_s, math.nextafter(after_s, math.inf))
     rule = "ramp-in and one cycle left out"
@@ -143,7 +148,7 @@ def window_of(records: Sequence[Record], scenario: Scenario, end_s: float) -> Wi
     return Window(start_s=min(start_s, end_s), end_s=end_s, rule=rule + ", drain cut off")
 
 
-def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Record]) -> float:
+def _ramped_s(told: Columns, scenario: Scenario, ended: Columns) -> float:
     """When the load was as it shall be, and what came before it had worn off.
 
     One mean cycle after the last user's first request. Where a population lived on from another
@@ -151,14 +156,14 @@ def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Rec
     left, one response more. Open loop: one response after the start; where sessions arrive, the
     longest of them after it, for until then there are too few of their later turns.
     """
-    response_s = float(np.mean([r.e2e_s for r in ended[: max(1, len(ended) // 2)]]))
+    response_s = float(np.mean(ended.e2e_s[: max(1, len(ended) // 2)]))
     load = scenario.load
     if isinstance(load, OpenLoop):
         think_s = load.think_mean_s
         if think_s is None:
             return response_s
-        return (1 + max(r.turn for r in records)) * (response_s + think_s)
-    last_s = max(joined(records, load).values(), default=0.0)
+        return (1 + float(told.turn.max())) * (response_s + think_s)
+    last_s = float(joined(told, load).max(initial=0.0))
     cycle_s = response_s + load.think_mean_s
     if load.users_before is None:
         return last_s + cycle_s
@@ -168,11 +173,11 @@ def _ramped_s(records: Sequence[Record], scenario: Scenario, ended: Sequence[Rec
     return last_s + left_s + changed * cycle_s
 
 
-def _leaving_s(records: Sequence[Record], load: ClosedLoop) -> float:
+def _leaving_s(told: Columns, load: ClosedLoop) -> float:
     """How long those who are too many take to leave: a mean response, or nobody leaves."""
-    if load.users_before is None or load.users >= load.users_before or not records:
+    if load.users_before is None or load.users >= load.users_before or not len(told):
         return 0.0
-    return float(np.mean([r.e2e_s for r in records]))
+    return float(np.mean(told.e2e_s))
 
 
 def newcomers(load: ClosedLoop) -> int:
@@ -180,17 +185,15 @@ def newcomers(load: ClosedLoop) -> int:
     return max(0, load.users - (load.users_before or 0))
 
 
-def joined(records: Sequence[Record], load: ClosedLoop) -> dict[int, float]:
-    """When each newcomer was first due, in seconds since the run's start."""
-    start = load.users_before or 0
-    first: dict[int, float] = {}
-    for r in records:
-        if r.planned_s < first.get(r.user, math.inf) and start <= r.user < load.users:
-            first[r.user] = r.planned_s
-    return first
+def joined(told: Columns, load: ClosedLoop) -> stats.Floats:
+    """When each newcomer that has come was first due, in seconds since the run's start."""
+    new = (told.user >= (load.users_before or 0)) & (told.user < load.users)
+    first_s: stats.Floats = np.full(load.users, math.inf)
+    np.minimum.at(first_s, told.user[new].astype(np.int64), told.planned_s[new])
+    return first_s[np.isfinite(first_s)]
 
 
-def drift(values: Sequence[float]) -> float | None:
+def drift(values: Sequence[float] | stats.Floats) -> float | None:
     """Relative change from the first to the second half if it is large and significant.
 
     Significance is judged on 20 batch means a half apart (Welch's t), because neighbours in time
@@ -211,7 +214,7 @@ def drift(values: Sequence[float]) -> float | None:
     return gap / level if error == 0 or abs(gap) / error > bar else None
 
 
-def slo_drift(records: Sequence[Record], window: Window, scenario: Scenario) -> float | None:
+def slo_drift(told: Columns, window: Window, scenario: Scenario) -> float | None:
     """The drift of response times, or of a limited figure by a part of its limit that matters.
 
     Where warm-up seems to fill more than `WARM_UP_SHARE` of what followed the ramp it is no
@@ -220,18 +223,17 @@ def slo_drift(records: Sequence[Record], window: Window, scenario: Scenario) -> 
     A first-token latency may double while the response time hardly moves. Changes of less than
     `DRIFT_OF_LIMIT` of a limit are let be: an idle server's few milliseconds may wander.
     """
-    inside = counted(records, window)
-    ended = sorted((r for r in records if r.outcome not in _NOT_COUNTED), key=lambda r: r.end_s)
-    if not inside or not ended:
+    inside, ended = counted(told, window), _in_order(told)
+    if not len(inside):
         return None
-    after_s = min(window.start_s, _ramped_s(records, scenario, ended))
-    after = [r for r in ended if after_s <= r.end_s <= window.end_s]
-    tested = after if len(inside) < (1 - WARM_UP_SHARE) * len(after) else inside
-    good = [r for r in tested if r.ok]
-    found = drift([r.e2e_s for r in good])
+    after_s = min(window.start_s, _ramped_s(told, scenario, ended))
+    after = (after_s <= ended.end_s) & (ended.end_s <= window.end_s)
+    trend = len(inside) < (1 - WARM_UP_SHARE) * int(after.sum())
+    tested = ended.at(after) if trend else inside
+    good = tested.at(tested.ok)
+    found = drift(good.e2e_s)
     for limit in scenario.slo.limits:
-        value = verdict.value_of(limit.metric, server=scenario.timings == "server")
-        seen = [v for r in good if (v := value(r)) is not None]
+        seen = present(verdict.figures(limit.metric, good, server=scenario.timings == "server"))
         change = drift(seen)
         if found is None and change is not None:
             moved_s = abs(change) * float(np.mean(seen))
@@ -333,13 +335,14 @@ class Enough:
             return None
         if self._watched and now_s < LOOK * self._scenario.stop.least_s:
             return None  # too soon to see whether the queue grows, which tells more
-        if hopeless(self._records, self._scenario):
+        if len(hopeless(Columns(self._records), self._scenario)):
             return f"{GIVEN_UP}: far beyond the SLO and not recovering"
         return None
 
     def _enough(self, now_s: float) -> str | None:
-        window = window_of(self._records, self._scenario, now_s)
-        inside = last_tries(counted(self._records, window), self._scenario.retries)
+        told = Columns(self._records)
+        window = window_of(told, self._scenario, now_s)
+        inside = last_tries(counted(told, window).records, self._scenario.retries)
         wanted = self._scenario.stop.requests
         if len(inside) < wanted:
             return None
@@ -350,7 +353,7 @@ class Enough:
             return None
         if self._watched and self._state(now_s) != "settled":
             return None
-        if slo_drift(self._records, window, self._scenario) is not None:
+        if slo_drift(told, window, self._scenario) is not None:
             return None
         qps = len(inside) / (window.end_s - window.start_s)
         if little_gap(self._scenario, qps, response_s, len(inside)) is not None:

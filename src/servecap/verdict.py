@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from servecap import stats
+from servecap.columns import Bools, Columns
 from servecap.metrics import LimitCheck, Verdict
 from servecap.record import Record
 from servecap.scenario import Scenario
@@ -52,15 +53,34 @@ _SERVER: dict[str, Value] = {
 }
 
 
-def check_all(scenario: Scenario, records: Sequence[Record]) -> tuple[LimitCheck, ...]:
+def figures(metric: str, told: Columns, *, server: bool) -> stats.Floats:
+    """The metric of every record, as `value_of` reads it; NaN where it has none."""
+    if not server and metric in _COLUMNS:
+        column: stats.Floats = getattr(told, _COLUMNS[metric])
+        return column
+    return np.array(list(map(value_of(metric, server=server), told.records)), dtype=np.float64)
+
+
+_COLUMNS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s", "gap": "gap_max_s"}
+
+
+def kept(slo: Slo, told: Columns, *, server: bool) -> Bools:
+    """Whether each record kept every limit's value, as far as it is known."""
+    found = np.ones(len(told), dtype=np.bool_)
+    for limit in slo.limits:
+        found &= ~(figures(limit.metric, told, server=server) > limit.at_most_s)
+    return found
+
+
+def check_all(scenario: Scenario, told: Columns) -> tuple[LimitCheck, ...]:
     """Every limit of the scenario's SLO held against the records, by the clock it asks for."""
     by_server = scenario.timings == "server"
-    return tuple(check(limit, records, server=by_server) for limit in scenario.slo.limits)
+    return tuple(check(limit, told, server=by_server) for limit in scenario.slo.limits)
 
 
 def check(
     limit: Limit,
-    records: Sequence[Record],
+    told: Columns,
     *,
     server: bool = False,
     confidence: float = CONFIDENCE,
@@ -71,23 +91,23 @@ def check(
     failure as infinitely slow and get the exact binomial interval. A success after a retry is in
     the mean, as late as its user had it; where failures count, its request has failed already.
     """
-    value = value_of(limit.metric, server=server)
-    done = [r for r in records if r.ok]
-    failed = len(records) - len(done)
-    told = [(v, r.attempt) for r in done if (v := value(r)) is not None]
-    good, once = [v for v, _ in told], [v for v, attempt in told if attempt == 1]
-    if not good:
+    values = figures(limit.metric, told, server=server)
+    has_it = told.ok & ~np.isnan(values)
+    good, once = values[has_it], values[has_it & ~told.made_good]
+    failed = len(told) - int(told.ok.sum())
+    if not len(good):
         why = "no successful request has this figure"
-        if limit.metric in ("ttft", "tpot", "gap") and any(r.ok for r in records):
+        if limit.metric in ("ttft", "tpot", "gap") and told.ok.any():
             why += " (a stream, or the server's own timings, is needed)"
         return LimitCheck(limit=limit, verdict=Verdict.UNSURE, reason=why)
-    share = sum(v <= limit.at_most_s for v in once) / max(1, len(once) + failed)
+    share = int((once <= limit.at_most_s).sum()) / max(1, len(once) + failed)
     if limit.quantile is None:
         return _check_mean(limit, good, share, confidence)
-    return _check_quantile(limit, once + [math.inf] * failed, share, confidence)
+    with_failures = np.concatenate([once, np.full(failed, math.inf)])
+    return _check_quantile(limit, with_failures, share, confidence)
 
 
-def _check_mean(limit: Limit, values: list[float], share: float, confidence: float) -> LimitCheck:
+def _check_mean(limit: Limit, values: stats.Floats, share: float, confidence: float) -> LimitCheck:
     interval = stats.batch_means(values, confidence=confidence)
     if interval is None:
         return LimitCheck(
@@ -117,13 +137,13 @@ def _check_mean(limit: Limit, values: list[float], share: float, confidence: flo
 
 
 def _check_quantile(
-    limit: Limit, values: list[float], share: float, confidence: float
+    limit: Limit, values: stats.Floats, share: float, confidence: float
 ) -> LimitCheck:
     quantile = limit.quantile or 1.0
     interval = stats.quantile_interval(values, quantile, confidence=confidence)
     if interval is None:
         raise ValueError("no values")  # check() never passes an empty list
-    over = sum(v > limit.at_most_s for v in values)
+    over = int((values > limit.at_most_s).sum())
     if quantile >= 1.0:
         verdict = Verdict.FAIL if over else Verdict.PASS
         return LimitCheck(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import pytest
 from made import record, run, scenario
 
 from servecap import kept
+from servecap.columns import Columns
 from servecap.kept import LATEST, SLICES, Kept, Slicer
 from servecap.record import Outcome, Record, Times
 from servecap.report.charts import run_charts
@@ -123,12 +125,39 @@ def test_failures_early_in_a_soak_decide(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_slices_end_where_they_should() -> None:
-    slicer = Slicer(10.0, 100.0)
-    for end_s in (101.0, 109.0, 110.0, 131.0):
-        slicer.add(record(end_s))
-    assert [(s.start_s, s.requests) for s in slicer.slices(140.0)] == [
-        (100.0, 2),
-        (110.0, 1),
-        (120.0, 0),
-        (130.0, 1),
-    ]
+    one_by_one, at_once = Slicer(10.0, 100.0), Slicer(10.0, 100.0)
+    told = [record(end_s) for end_s in (101.0, 109.0, 110.0, 131.0)]
+    for one in told:
+        one_by_one.add(one)
+    at_once.take(Columns(told))
+    for slicer in (one_by_one, at_once):
+        assert [(s.start_s, s.requests) for s in slicer.slices(140.0)] == [
+            (100.0, 2),
+            (110.0, 1),
+            (120.0, 0),
+            (130.0, 1),
+        ]
+
+
+def test_slices_of_records_at_once_are_those_of_one_by_one() -> None:
+    """Also where requests failed, were tried again, stood still, or are not fully known."""
+    told = []
+    for i in range(300):
+        one = record(100.0 + i / 4, ttft_s=None if i % 7 == 0 else 0.1 + i / 1000, number=i)
+        if i % 10 == 0:
+            one = msgspec.structs.replace(one, outcome=Outcome.HTTP_ERROR, status=500 + i % 4)
+        if i % 9 == 0:
+            one = msgspec.structs.replace(one, attempt=2, first_planned_s=90.0)
+        if i % 8 == 0:
+            one = msgspec.structs.replace(one, output_tokens=None)
+        if i % 50 == 1:
+            one.chunk_s[:] = Times([one.end_s - 3.0, one.end_s - 1.5, one.end_s])
+        told.append(one)
+    one_by_one, at_once = Slicer(10.0, 100.0), Slicer(10.0, 100.0)
+    for one in told:
+        one_by_one.add(one)
+    at_once.take(Columns(told))
+    found = at_once.slices(180.0)
+    assert found == one_by_one.slices(180.0)
+    assert sum(s.stalled for s in found) == 6
+    assert sum(s.failed for s in found) == 30

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from made import record
 
 from servecap import rand
+from servecap.columns import Columns
 from servecap.level import shifted
 from servecap.record import (
     Counts,
@@ -19,7 +20,6 @@ from servecap.record import (
     decode,
     encode,
     last_tries,
-    once_each,
 )
 
 
@@ -146,7 +146,7 @@ def test_what_is_counted_of_a_request_that_was_tried_again() -> None:
     well = record(4.0, number=1)
     broken = record(5.0, outcome=Outcome.BROKEN_STREAM, number=2)
     told = [bad, worse, late, well, broken]
-    assert once_each(told) == [bad, worse, well, broken]
+    assert Columns(told).once_each().records == [bad, worse, well, broken]
     assert last_tries(told, 2) == [late, well, broken]
     assert last_tries(told, 1) == [worse, late, well, broken], "two were allowed, and that was it"
 

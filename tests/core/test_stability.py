@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from made import record, run, scenario
 
-from servecap.metrics import Window
+from servecap import steady
+from servecap.columns import Columns
+from servecap.metrics import Stability, Window
 from servecap.record import Outcome, Record, Times
 from servecap.run import Slice
 from servecap.stability import bursts, drift_of, stability
 
 WINDOW = Window(start_s=10.0, end_s=70.0, rule="")
+
+
+def of(found: list[Record]) -> Stability | None:
+    inside = steady.counted(Columns(found).by_end(), WINDOW)
+    return stability(run(found, scenario()), WINDOW, inside)
 
 
 def course(values: np.ndarray) -> list[tuple[float, float | None]]:
@@ -42,7 +49,7 @@ def test_a_drift_is_told_with_its_size() -> None:
 def test_too_few_slices_tell_nothing() -> None:
     assert drift_of(course(np.linspace(1.0, 2.0, 7))) is None
     assert drift_of([(float(i), None) for i in range(24)]) is None
-    assert stability(run([], scenario()), WINDOW) is None
+    assert of([]) is None
 
 
 def made(failed: list[int], requests: int = 50) -> list[Slice]:
@@ -71,7 +78,7 @@ def test_stalls_are_counted_by_answer() -> None:
             one.chunk_s[:] = Times([one.end_s - 3.0, one.end_s - 1.5, one.end_s])
         return one
 
-    found = stability(run([answer(i) for i in range(1, 240)], scenario()), WINDOW)
+    found = of([answer(i) for i in range(1, 240)])
     assert found is not None
     assert found.stalled == 23
     assert found.gap_max_s == pytest.approx(1.5)
@@ -80,7 +87,7 @@ def test_stalls_are_counted_by_answer() -> None:
 def test_a_server_that_gets_slower_is_seen() -> None:
     slow = [record(10 + i / 4, ttft_s=0.2 + i / 1000, number=i) for i in range(1, 240)]
     slow[100:104] = [record(35.0, outcome=Outcome.TIMEOUT)] * 4
-    found = stability(run(slow, scenario()), WINDOW)
+    found = of(slow)
     assert found is not None
     assert found.drifts["ttft"].significant
     assert found.drifts["ttft"].change_share == pytest.approx(0.7, abs=0.1)

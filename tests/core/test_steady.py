@@ -10,6 +10,7 @@ import pytest
 from made import record, records, run, scenario
 
 from servecap import steady
+from servecap.columns import Columns
 from servecap.metrics import Window
 from servecap.record import Outcome, Record
 from servecap.scenario import ClosedLoop, OpenLoop, StopRule
@@ -55,12 +56,12 @@ def loop(
 
 def test_window_leaves_out_ramp_one_cycle_and_drain() -> None:
     found = loop(20)
-    window = steady.window_of(found, scenario(load=ClosedLoop(users=20)), 200.0)
+    window = steady.window_of(Columns(found), scenario(load=ClosedLoop(users=20)), 200.0)
     assert 3.8 + 3.9 < window.start_s < 60
     assert window.end_s == 200.0
-    inside = steady.counted(found, window)
-    assert inside
-    assert all(r.ok for r in inside)
+    inside = steady.counted(Columns(found), window)
+    assert len(inside)
+    assert inside.ok.all()
 
 
 def test_window_gives_the_true_rate() -> None:
@@ -75,18 +76,17 @@ def test_window_gives_the_true_rate() -> None:
 
 def test_slow_warm_up_is_left_out() -> None:
     found = loop(40, warm_s=30.0)
-    window = steady.window_of(found, scenario(load=ClosedLoop(users=40)), 200.0)
+    window = steady.window_of(Columns(found), scenario(load=ClosedLoop(users=40)), 200.0)
     assert window.start_s > 28
     assert "MSER-5" in window.rule
-    inside = [r.e2e_s for r in steady.counted(found, window)]
-    assert np.mean(inside) == pytest.approx(2.0, rel=0.05)
+    assert np.mean(steady.counted(Columns(found), window).e2e_s) == pytest.approx(2.0, rel=0.05)
 
 
 def test_request_that_is_left_out_as_warm_up_is_not_counted() -> None:
     """One that ends at the very start would make the rate too high."""
     found = [record(10 + i, e2e_s=9.0 if i < 20 else 1.0, number=i) for i in range(200)]
-    window = steady.window_of(found, scenario(load=OpenLoop(rate_rps=1.0)), 209.0)
-    inside = steady.counted(found, window)
+    window = steady.window_of(Columns(found), scenario(load=OpenLoop(rate_rps=1.0)), 209.0)
+    inside = steady.counted(Columns(found), window)
     assert window.start_s > 20
     assert len(inside) / (window.end_s - window.start_s) == pytest.approx(1.0, abs=1e-6)
 
@@ -94,17 +94,19 @@ def test_request_that_is_left_out_as_warm_up_is_not_counted() -> None:
 def test_classic_runs_are_measured_whole() -> None:
     found = [record(float(i + 1), number=i) for i in range(10)]
     for load in (ClosedLoop(users=2, queue=10), ClosedLoop(users=2, each=5)):
-        window = steady.window_of(found, scenario(load=load), 12.0)
+        window = steady.window_of(Columns(found), scenario(load=load), 12.0)
         assert (window.start_s, window.end_s) == (0.0, 10.0)
-        assert len(steady.counted(found, window)) == 10
+        assert len(steady.counted(Columns(found), window)) == 10
 
 
 def test_nothing_ended_or_nothing_succeeded() -> None:
     asked = scenario(load=ClosedLoop(users=2))
-    assert steady.window_of([], asked, 5.0).end_s == 5.0
+    assert steady.window_of(Columns([]), asked, 5.0).end_s == 5.0
     failed = [record(float(i), e2e_s=0.1, outcome=Outcome.REFUSED) for i in range(1, 4)]
-    window = steady.window_of(failed, asked, 5.0)
-    assert len(steady.counted(failed, window)) == 3, "a dead server's failures are all counted"
+    window = steady.window_of(Columns(failed), asked, 5.0)
+    assert len(steady.counted(Columns(failed), window)) == 3, (
+        "a dead server's failures are all counted"
+    )
 
 
 def test_drift_is_large_and_significant() -> None:
@@ -149,9 +151,9 @@ def test_run_stops_when_there_is_enough() -> None:
     reason, number = told(100, found)
     assert reason is not None
     assert "stationary window" in reason
-    window = steady.window_of(found[:number], scenario(load=ClosedLoop(users=20)),
-                              found[number - 1].end_s)  # fmt: skip
-    assert len(steady.counted(found[:number], window)) >= 100
+    seen = Columns(found[:number])
+    window = steady.window_of(seen, scenario(load=ClosedLoop(users=20)), found[number - 1].end_s)
+    assert len(steady.counted(seen, window)) >= 100
     assert number < 400
 
 
@@ -198,8 +200,8 @@ def test_classic_run_goes_on_until_its_count_or_the_longest_time() -> None:
 
 def test_in_flight_counts_what_overlaps_the_window() -> None:
     found = [record(2.0, e2e_s=2.0), record(3.0, e2e_s=2.0), record(9.0, e2e_s=1.0)]
-    mean, most = in_flight(found, Window(start_s=1.0, end_s=5.0, rule=""))
+    mean, most = in_flight(Columns(found), Window(start_s=1.0, end_s=5.0, rule=""))
     assert mean == pytest.approx((1 + 2) / 4)
     assert most == 2
     back_to_back = [record(1.0, e2e_s=1.0), record(2.0, e2e_s=1.0)]
-    assert in_flight(back_to_back, Window(start_s=0.0, end_s=2.0, rule="")) == (1.0, 1)
+    assert in_flight(Columns(back_to_back), Window(start_s=0.0, end_s=2.0, rule="")) == (1.0, 1)

@@ -10,6 +10,7 @@ import pytest
 from made import record, records, scenario
 
 from servecap import verdict
+from servecap.columns import Columns
 from servecap.metrics import LimitCheck, Verdict
 from servecap.record import Outcome, ServerTimings
 from servecap.slo import parse
@@ -18,7 +19,7 @@ PASS, FAIL, UNSURE = Verdict.PASS, Verdict.FAIL, Verdict.UNSURE
 
 
 def check(slo: str, values: list[float], *, failed: list[int] | None = None) -> LimitCheck:
-    return verdict.check(parse(slo).limits[0], records(values, failed=failed or []))
+    return verdict.check(parse(slo).limits[0], Columns(records(values, failed=failed or [])))
 
 
 def spread(mean: float, n: int, *, deviation: float = 0.3, seed: int = 0) -> list[float]:
@@ -67,7 +68,7 @@ def test_few_requests_are_unsure_and_say_how_many_more() -> None:
     found = check("ttft.mean<1s", spread(0.5, 20))
     assert (found.verdict, found.requests_needed) == (UNSURE, 12)
     assert found.low_s is None
-    assert verdict.check(parse("ttft.mean<1s").limits[0], []).verdict is UNSURE
+    assert verdict.check(parse("ttft.mean<1s").limits[0], Columns([])).verdict is UNSURE
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_server_timings_decide_where_they_are_asked_for() -> None:
     told = ServerTimings(origin="x", queue_s=1.5, prefill_s=0.5, inference_s=1.0, tpot_s=0.05)
     found = [record(10 + i / 10, server=told) for i in range(100)]
     slo = "ttft.mean<1s,tpot.mean<60ms"
-    by_client = verdict.check_all(scenario(slo), found)
-    by_server = verdict.check_all(scenario(slo, timings="server"), found)
+    by_client = verdict.check_all(scenario(slo), Columns(found))
+    by_server = verdict.check_all(scenario(slo, timings="server"), Columns(found))
     assert [c.verdict for c in by_client] == [PASS, FAIL]
     assert [c.verdict for c in by_server] == [FAIL, PASS]
     assert by_server[0].value_s == pytest.approx(2.0)
@@ -151,20 +152,22 @@ def test_server_timings_decide_where_they_are_asked_for() -> None:
 
 def test_figure_that_no_request_has_is_unsure_and_says_why() -> None:
     plain = [record(10 + i, ttft_s=None) for i in range(50)]
-    found = verdict.check(parse("ttft.mean<1s").limits[0], plain)
+    found = verdict.check(parse("ttft.mean<1s").limits[0], Columns(plain))
     assert (found.verdict, found.value_s) == (UNSURE, None)
     assert "stream" in found.reason
 
 
 def test_gap_limit_is_about_the_longest_pause_of_each_answer() -> None:
     found = [record(10 + i, e2e_s=3.0, ttft_s=1.0) for i in range(50)]
-    assert verdict.check(parse("gap.mean<1s").limits[0], found).value_s == pytest.approx(2.0)
+    assert verdict.check(parse("gap.mean<1s").limits[0], Columns(found)).value_s == pytest.approx(
+        2.0
+    )
 
 
 def test_timeouts_leave_the_mean_but_not_the_error_rate() -> None:
     found = [record(10 + i / 10, outcome=Outcome.TIMEOUT, ttft_s=None) for i in range(50)]
     limit = parse("ttft.mean<1s").limits[0]
-    assert verdict.check(limit, found).verdict is UNSURE
+    assert verdict.check(limit, Columns(found)).verdict is UNSURE
     assert verdict.check_errors(parse("ttft<1s"), 50, 50)[0] is FAIL
 
 
@@ -177,8 +180,8 @@ def test_retries_that_succeed_make_no_verdict_better(limit: str) -> None:
         for r in plain
         if not r.ok
     ]
-    for asked in (verdict.check(parse(limit).limits[0], plain + again),):
-        alone = verdict.check(parse(limit).limits[0], plain)
+    for asked in (verdict.check(parse(limit).limits[0], Columns(plain + again)),):
+        alone = verdict.check(parse(limit).limits[0], Columns(plain))
         assert asked.attainment_share == alone.attainment_share
         assert asked.verdict is alone.verdict
         if ".mean" not in limit:
@@ -189,5 +192,5 @@ def test_the_mean_holds_a_retry_with_all_that_its_user_waited() -> None:
     plain = records([0.5] * 99)
     last = plain[-1]
     late = msgspec.structs.replace(last, attempt=2, first_planned_s=last.planned_s - 50.0)
-    found = verdict.check(parse("ttft.mean<0.9s").limits[0], [*plain, late])
+    found = verdict.check(parse("ttft.mean<0.9s").limits[0], Columns([*plain, late]))
     assert found.value_s == pytest.approx((0.5 * 99 + 50.5) / 100)

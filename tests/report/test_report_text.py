@@ -9,6 +9,7 @@ import pytest
 import synthetic
 
 from servecap import steady
+from servecap.columns import Columns
 from servecap.metrics import Flow, FlowState, LimitCheck, Summary, Verdict
 from servecap.record import TokenSource
 from servecap.report import language, units, words
@@ -221,7 +222,8 @@ def test_mix_tells_the_figures_of_each_part() -> None:
     assert chat.qps + docs.qps == pytest.approx(summary.qps)
     failed = sum((p.error_rate or 0.0) * p.requests for p in summary.parts)
     assert failed == pytest.approx(summary.error_rate * summary.requests)
-    own = [r for r in steady.counted(run.records, summary.window) if r.ok and r.part == 1]
+    inside = steady.counted(Columns(run.records), summary.window)
+    own = [r for r in inside.records if r.ok and r.part == 1]
     assert docs.client["ttft"].mean == pytest.approx(fmean(r.ttft_s or 0.0 for r in own))
     assert docs.client["prompt_tokens"].max == docs.client["prompt_tokens"].min == 3000
     assert set(docs.client) == {

@@ -9,6 +9,7 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servecap.columns import Columns
 from servecap.record import Counts, Outcome, Record, Times
 from servecap.report import series
 from servecap.stats import describe
@@ -138,9 +139,11 @@ def test_phases_are_cut_at_one_time_for_all() -> None:
 
 def test_users_stay_until_the_end_unless_they_leave() -> None:
     edges = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
-    records = [record(0, 0.0, [0.5], 1.0), record(1, 1.0, [1.5], 3.0), record(0, 1.5, [1.6], 2.0)]
-    assert series.users_present(records, edges).tolist() == [1, 2, 1, 0]
-    assert series.users_present(records, edges, stay_s=4.0).tolist() == [1, 2, 2, 2]
+    told = Columns(
+        [record(0, 0.0, [0.5], 1.0), record(1, 1.0, [1.5], 3.0), record(0, 1.5, [1.6], 2.0)]
+    )
+    assert series.users_present(told, edges).tolist() == [1, 2, 1, 0]
+    assert series.users_present(told, edges, stay_s=4.0).tolist() == [1, 2, 2, 2]
 
 
 def test_errors_are_counted_by_kind_most_frequent_first() -> None:

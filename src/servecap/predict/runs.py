@@ -12,6 +12,7 @@ import msgspec
 
 from servecap import steady
 from servecap.cell import Capacity
+from servecap.columns import Columns
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.spec import EngineSpec
 from servecap.errors import UNREADABLE, UsageError
@@ -117,8 +118,8 @@ def row_of(
 
 
 def _good(run: Run, summary: Summary) -> list[Record]:
-    inside = steady.counted(sorted(run.records, key=lambda r: r.end_s), summary.window)
-    return [r for r in inside if r.ok]
+    inside = steady.counted(Columns(run.records).by_end(), summary.window)
+    return [r for r in inside.records if r.ok]
 
 
 def _unfit(run: Run, summary: Summary, good: Sequence[Record]) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from servecap.columns import present
 from servecap.compare import Change, Comparison
 from servecap.metrics import Summary
 from servecap.report import chart_data, compare_text, series, units
@@ -106,9 +107,7 @@ def _latency_chart(pair: Pair, metric: str, name: str) -> Chart | None:
 
 def _curve(run: Run, summary: Summary, metric: str) -> tuple[Floats, Floats] | None:
     told = chart_data.data(run, summary)
-    good = told.good
-    values = {"ttft": good.ttft_s, "tpot": good.tpot_s, "e2e": good.e2e_s}[metric]
-    values = values[np.isfinite(values)]
+    values = present(told.latency_s(metric, told.good))
     if not len(values):
         return None
     return series.ecdf(values, int((told.inside & ~told.columns.ok).sum()))

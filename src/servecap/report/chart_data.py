@@ -2,75 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
+from servecap.columns import Bools, Columns
 from servecap.metrics import Summary, Window
 from servecap.record import Record
-from servecap.report import series
-from servecap.report.series import Columns
 from servecap.run import Run
 from servecap.stats import Floats
-from servecap.steady import counted
-from servecap.verdict import value_of
+from servecap.steady import within
+from servecap.verdict import figures
 
 MOST_DOTS = 3000  # above this the spread is drawn instead of each request
 TABLE_BINS = 12  # rows of the table beside a chart over time
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's records as arrays, sorted by when they ended; `inside` marks the measured ones."""
+    """A run's records as columns, in the order in which they ended; `inside` marks the measured."""
 
     run: Run
     summary: Summary
-    records: list[Record]
     columns: Columns
-    inside: series.Bools
+    inside: Bools
     end_s: float
     start_s: float = 0.0  # later where a soak holds its latest requests only
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return self.columns.records
 
     @property
     def window(self) -> Window:
         return self.summary.window
 
     @property
+    def by_server(self) -> bool:
+        """Whether the limits judge latencies by the server's own timings."""
+        return self.run.scenario.timings == "server"
+
+    @property
     def clock(self) -> str:
         """Whose clock the latencies are by, in words."""
-        return "server's" if self.run.scenario.timings == "server" else "client's"
+        return "server's" if self.by_server else "client's"
 
     @property
     def good(self) -> Columns:
         """The successful requests in the measured window."""
         return self.columns.at(self.inside & self.columns.ok)
 
+    def latency_s(self, metric: str, of: Columns) -> Floats:
+        """A latency as the limits judge it."""
+        return figures(metric, of, server=self.by_server)
+
 
 def data(run: Run, summary: Summary) -> Data:
     """The run's records, read once for all charts."""
-    records = sorted(run.records, key=lambda r: r.end_s)
-    measured = {id(r) for r in counted(records, summary.window)}
-    columns = series.columns(records)
-    if run.scenario.timings == "server":
-        columns = _by_server(columns, records)
+    told = Columns(run.records).by_end()
     return Data(
         run=run,
         summary=summary,
-        records=records,
-        columns=columns,
-        inside=np.array([id(r) in measured for r in records], dtype=np.bool_),
-        start_s=records[0].end_s if run.dropped else 0.0,
-        end_s=max(records[-1].end_s if records else 0.0, summary.window.end_s),
-    )
-
-
-def _by_server(columns: Columns, records: list[Record]) -> Columns:
-    """Latencies as the limits judge them: by the server's own timings."""
-
-    def told(metric: str) -> Floats:
-        value = value_of(metric, server=True)
-        return np.array([value(r) for r in records], dtype=np.float64)
-
-    return msgspec.structs.replace(
-        columns, ttft_s=told("ttft"), tpot_s=told("tpot"), e2e_s=told("e2e")
+        columns=told,
+        inside=within(told, summary.window),
+        start_s=told.records[0].end_s if run.dropped else 0.0,
+        end_s=max(told.records[-1].end_s if len(told) else 0.0, summary.window.end_s),
     )
 
 

@@ -8,18 +8,13 @@ import msgspec
 import numpy as np
 from matplotlib.axes import Axes
 
+from servecap.columns import Bools, present
 from servecap.report import series, units
 from servecap.report.canvas import Canvas, Chart, Key
 from servecap.report.chart_data import MOST_DOTS, TABLE_BINS, Data, span, thin, top_of
-from servecap.report.series import Columns
 from servecap.report.table import Column, Table
 from servecap.slo import Limit
 from servecap.stats import Floats
-
-
-def _values(told: Columns, metric: str) -> Floats:
-    values: Floats = getattr(told, f"{metric}_s")
-    return values
 
 
 def _limits(told: Data, metric: str) -> list[Limit]:
@@ -28,8 +23,7 @@ def _limits(told: Data, metric: str) -> list[Limit]:
 
 def ecdf_chart(told: Data, metric: str, name: str) -> Chart | None:
     """How many requests were at least so fast; None when none has the figure."""
-    values = _values(told.good, metric)
-    values = values[np.isfinite(values)]
+    values = present(told.latency_s(metric, told.good))
     if not len(values):
         return None
     failed = int((told.inside & ~told.columns.ok).sum())
@@ -97,7 +91,7 @@ class _Cloud(msgspec.Struct, frozen=True, kw_only=True):
 
     at_s: Floats
     value_s: Floats
-    inside: series.Bools  # in the measured window
+    inside: Bools  # in the measured window
     start_s: float
     end_s: float  # of the run
     ceiling_s: float  # the chart's top
@@ -111,7 +105,7 @@ class _Cloud(msgspec.Struct, frozen=True, kw_only=True):
 
 def latency_chart(told: Data, metric: str, name: str) -> Chart | None:
     """A latency of each request over time, the running mean, and the limit; None without one."""
-    values = _values(told.columns, metric)
+    values = told.latency_s(metric, told.columns)
     known = told.columns.ok & np.isfinite(values)
     if not known.any():
         return None

@@ -9,7 +9,6 @@ import numpy as np
 from servecap.report import series, units
 from servecap.report.canvas import Canvas, Chart
 from servecap.report.chart_data import MOST_DOTS, Data, top_of
-from servecap.report.series import Columns
 from servecap.report.table import Column, Table
 from servecap.stats import Floats
 
@@ -17,10 +16,11 @@ from servecap.stats import Floats
 def length_charts(told: Data, name: str) -> list[Chart]:
     """How long prompts and answers were, and what the length of an answer costs."""
     good = told.good
+    e2e_s = told.latency_s("e2e", good)
     charts = [
         _histogram(good.prompt_tokens, "prompt tokens", f"{name}-prompt-lengths"),
         _histogram(good.output_tokens, "output tokens", f"{name}-output-lengths"),
-        _length_chart(good, f"{name}-length-e2e"),
+        _length_chart(good.output_tokens, e2e_s, f"{name}-length-e2e"),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -56,9 +56,9 @@ def _histogram(lengths: Floats, what: str, name: str) -> Chart | None:
     )
 
 
-def _length_chart(good: Columns, name: str) -> Chart | None:
-    known = np.isfinite(good.output_tokens)
-    tokens, e2e_s = good.output_tokens[known], good.e2e_s[known]
+def _length_chart(tokens: Floats, e2e_s: Floats, name: str) -> Chart | None:
+    known = np.isfinite(tokens)
+    tokens, e2e_s = tokens[known], e2e_s[known]
     if not len(tokens):
         return None
     low, high = float(tokens.min()), float(tokens.max())

@@ -53,7 +53,7 @@ def _load(told: Data, *edges: Floats) -> list[dict[str, Floats]]:
         if isinstance(load, ClosedLoop):
             by_count = load.queue is not None or load.each is not None
             stay_s = None if by_count else told.end_s
-            found["users"] = series.users_present(told.records, one, stay_s)
+            found["users"] = series.users_present(c, one, stay_s)
         found["in flight"] = series.mean_level(c.sent_s, c.end_s, one)
         found["QPS"] = series.per_s(c.end_s[c.ok], one)
         found["TPS"] = tps

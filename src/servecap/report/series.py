@@ -6,57 +6,18 @@ Times are seconds since the run's start. A bin `i` is `[edges[i], edges[i + 1])`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from servecap.columns import Columns
 from servecap.record import Counts, Outcome, Record
 from servecap.stats import Floats, percentile
 
-Bools = npt.NDArray[np.bool_]
 Segments = list[tuple[float, float, int]]  # start_s, end_s, row
 
 _BATCH = 4096  # records whose chunks are held as one array at a time: bounds the memory
-
-
-class Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """The records' scalars as arrays of equal length, in the order given. Unknown is NaN."""
-
-    planned_s: Floats
-    sent_s: Floats
-    end_s: Floats
-    ttft_s: Floats
-    tpot_s: Floats
-    e2e_s: Floats
-    prompt_tokens: Floats
-    output_tokens: Floats
-    ok: Bools
-
-    def at(self, chosen: Bools) -> Columns:
-        """Only the records where *chosen* is true."""
-        return Columns(**{name: getattr(self, name)[chosen] for name in self.__struct_fields__})
-
-
-def columns(records: Sequence[Record]) -> Columns:
-    """The records as arrays."""
-
-    def floats(values: Iterable[float | None]) -> Floats:
-        # None becomes NaN.
-        return np.array(list(values), dtype=np.float64)
-
-    return Columns(
-        planned_s=floats(r.planned_s for r in records),
-        sent_s=floats(r.sent_s for r in records),
-        end_s=floats(r.end_s for r in records),
-        ttft_s=floats(r.ttft_s for r in records),
-        tpot_s=floats(r.tpot_s for r in records),
-        e2e_s=floats(r.e2e_s for r in records),
-        prompt_tokens=floats(r.prompt_tokens for r in records),
-        output_tokens=floats(r.output_tokens for r in records),
-        ok=np.array([r.ok for r in records], dtype=np.bool_),
-    )
 
 
 def bin_edges(start_s: float, end_s: float, most: int = 120) -> Floats:
@@ -104,24 +65,18 @@ def per_s(moments_s: Floats, edges: Floats, weights: Floats | None = None) -> Fl
     return rate
 
 
-def users_present(records: Sequence[Record], edges: Floats, stay_s: float | None = None) -> Floats:
+def users_present(told: Columns, edges: Floats, stay_s: float | None = None) -> Floats:
     """Users who had started and not yet left, as the mean over each bin.
 
     Args:
         stay_s: until when every user stays; None: each leaves at the end of its last request.
     """
-    first: dict[int, float] = {}
-    last: dict[int, float] = {}
-    for r in records:
-        if r.planned_s < first.get(r.user, math.inf):
-            first[r.user] = r.planned_s
-        if r.end_s > last.get(r.user, -math.inf):
-            last[r.user] = r.end_s
-    users = list(first)
-    starts = np.array([first[u] for u in users], dtype=np.float64)
-    ends = np.array([last[u] for u in users], dtype=np.float64)
-    if stay_s is not None:
-        ends = np.full(len(ends), stay_s)
+    users, of = np.unique(told.user, return_inverse=True)
+    starts = np.full(len(users), math.inf)
+    ends = np.full(len(users), -math.inf if stay_s is None else stay_s)
+    np.minimum.at(starts, of, told.planned_s)
+    if stay_s is None:
+        np.maximum.at(ends, of, told.end_s)
     return mean_level(starts, ends, edges)
 
 

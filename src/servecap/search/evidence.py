@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from servecap import stats, steady, verdict
-from servecap.record import Record, once_each
+from servecap.columns import Columns, present
 from servecap.run import Run
 from servecap.scenario import Scenario
 from servecap.slo import Limit
@@ -173,16 +173,17 @@ def margins(run: Run) -> tuple[Margin, ...]:
     much the margins would differ with it is part of their error.
     """
     end_s = run.header.load_end_s
-    records = sorted(run.records, key=lambda r: r.end_s)
+    told = Columns(run.records).by_end()
     if end_s is None:
-        end_s = records[-1].end_s if records else 0.0
-    window = steady.window_of(records, run.scenario, end_s)
-    inside = steady.counted(records, window)
+        end_s = told.records[-1].end_s if len(told) else 0.0
+    window = steady.window_of(told, run.scenario, end_s)
+    inside = steady.counted(told, window)
     found = of_records(run.scenario, inside)
-    before = steady.warm_up(records, run.scenario, window)
-    if not before:
+    before = steady.warm_up(told, run.scenario, window)
+    if not len(before):
         return found
-    whole = {m.limit: m.value for m in of_records(run.scenario, [*before, *inside])}
+    both = Columns([*before.records, *inside.records])
+    whole = {m.limit: m.value for m in of_records(run.scenario, both)}
     return tuple(_widened(m, whole.get(m.limit, m.value) - m.value) for m in found)
 
 
@@ -204,19 +205,18 @@ def proving(limits: Sequence[Limit]) -> list[int]:
     ]
 
 
-def of_records(scenario: Scenario, inside: Sequence[Record]) -> tuple[Margin, ...]:
+def of_records(scenario: Scenario, inside: Columns) -> tuple[Margin, ...]:
     """The margins of the records of a window, in the order in which they ended."""
     found = []
     for limit in scenario.slo.limits:
-        value = verdict.value_of(limit.metric, server=scenario.timings == "server")
-        told = inside if limit.quantile is None else once_each(inside)
-        seen = [(v if r.ok else math.inf) for r in told if (v := value(r)) is not None or not r.ok]
-        margin = of_values(limit, [math.inf if v is None else v for v in seen])
+        told = inside if limit.quantile is None else inside.once_each()
+        found_s = verdict.figures(limit.metric, told, server=scenario.timings == "server")
+        margin = of_values(limit, present(np.where(told.ok, found_s, math.inf)).tolist())
         if margin is not None:
             found.append(margin)
     allowed = scenario.slo.error_share_max
-    failed = [not r.ok for r in once_each(inside)]
-    if inside and allowed < 1:
+    failed = (~inside.once_each().ok).tolist()
+    if len(inside) and allowed < 1:
         found.append(of_share(ERROR_RATE, failed, allowed))
     return tuple(found)
 

@@ -1,0 +1,109 @@
+"""Records as columns: one array for each figure, for arithmetic over all requests at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import compress
+from operator import attrgetter
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from servecap import pauses
+from servecap.record import Outcome, Record
+from servecap.stats import Floats
+
+Bools = npt.NDArray[np.bool_]
+S = TypeVar("S", bound=np.generic)
+
+_by_end_s = attrgetter("end_s")
+
+
+class _Column(cached_property[npt.NDArray[S]]):
+    """A figure of each record, by default the attribute of the same name; unknown is NaN."""
+
+    def __init__(self, kind: type[S], of: Callable[[Record], object] | None = None) -> None:
+        def read(told: Columns) -> npt.NDArray[S]:
+            if told.cut_from is not None:
+                whole, chosen = told.cut_from
+                column: npt.NDArray[S] = getattr(whole, str(self.attrname))[chosen]
+                return column
+            figure = attrgetter(str(self.attrname)) if of is None else of
+            return np.array(list(map(figure, told.records)), dtype=kind)
+
+        super().__init__(read)
+
+
+class Columns:
+    """Records and their figures as arrays, in the same order; unknown is NaN.
+
+    What a figure means is said in `Record`, once. A column is read when it is first asked for and
+    then held, also for all parts that are cut from these records: nobody may write to one.
+    """
+
+    user = _Column(np.float64)
+    part = _Column(np.float64)
+    turn = _Column(np.float64)
+    attempt = _Column(np.float64)
+    planned_s = _Column(np.float64)
+    sent_s = _Column(np.float64)
+    end_s = _Column(np.float64)
+    lag_s = _Column(np.float64)
+    ttft_s = _Column(np.float64)
+    ttft_sent_s = _Column(np.float64)
+    tpot_s = _Column(np.float64)
+    e2e_s = _Column(np.float64)
+    chunks = _Column(np.float64, lambda r: len(r.chunk_s))
+    prompt_tokens = _Column(np.float64)
+    output_tokens = _Column(np.float64)
+    cached_tokens = _Column(np.float64)
+    asked_output_tokens = _Column(np.float64)
+    ok = _Column(np.bool_)
+    # By itself: neither given up nor still running when the measurement ended.
+    ended = _Column(np.bool_, lambda r: r.outcome not in (Outcome.CENSORED, Outcome.CANCELLED))
+    made_good = _Column(np.bool_)
+    turned_away = _Column(np.bool_)
+    exact_output = _Column(np.bool_)
+    resent = _Column(np.bool_)
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.cut_from: tuple[Columns, Bools | slice] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def gap_max_s(self) -> Floats:
+        """The longest time between two chunks of each answer; NaN with fewer than two."""
+        return pauses.longest_gaps_s(self.records)
+
+    def at(self, chosen: Bools | slice) -> Columns:
+        """Only the records where *chosen* is true."""
+        if isinstance(chosen, slice):
+            part = Columns(self.records[chosen])
+        else:
+            part = Columns(list(compress(self.records, chosen.tolist())))
+        part.cut_from = self, chosen
+        return part
+
+    def by_end(self) -> Columns:
+        """The same in the order in which they ended."""
+        if (self.end_s[1:] >= self.end_s[:-1]).all():
+            return self
+        return Columns(sorted(self.records, key=_by_end_s))
+
+    def once_each(self) -> Columns:
+        """What failures are held against: no request counts as failed *and* as well.
+
+        A success after a retry is left out, for its request has failed already. So a retry can
+        add a failure to a share of errors, but can never make that share smaller.
+        """
+        return self.at(~self.made_good)
+
+
+def present(values: Floats) -> Floats:
+    """A copy without what is unknown."""
+    return values[~np.isnan(values)]
