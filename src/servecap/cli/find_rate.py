@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from servecap.errors import UsageError
 
 if TYPE_CHECKING:
     from servecap.metrics import Summary
-    from servecap.probe import Bench
-    from servecap.run import Run
+    from servecap.probe import Bench, LevelProbe
+    from servecap.run import Probe, Run
     from servecap.scenario import Scenario
     from servecap.search.rate import RateLevel, RateResult
 
@@ -93,36 +94,16 @@ def search_with(
     from servecap.store import read_run
 
     tried = progress.Tried("requests/s")
-    most = bench.rate_most
-    if most is not None and start <= most < max_rate:
-        max_rate = most
-        progress.say(
-            f"note: at most {most:g} requests/s, for the server is not on this machine: see "
-            "--allow-high-load",
-            quiet=quiet,
-        )
-    folders = (out / f"{count:02d}" for count in range(1, 1000))
-
-    def probe(level: Scenario) -> Run:
-        display = progress.Display(level, quiet=quiet, tried=tried)
-        with contextlib.closing(display):
-            return measured(level, Path(f"{next(folders)}-rate-{_rate(level):.4g}"), display)
-
-    def on_level(level: RateLevel) -> None:
-        if level.valid:
-            tried.add(level.rate_rps, level.verdict)
-        progress.say(level_line(level), quiet=quiet)
-
     with bench.levels(scenario.seed, scenario.timeouts) as measured:
         result = find_rate(
-            probe,
+            _probe(measured, out, tried, quiet=quiet),
             scenario,
             start=start,
-            max_rate=max_rate,
+            max_rate=_at_most(bench, start, max_rate, quiet=quiet),
             precision=precision,
             confidence=confidence,
             budget_s=budget_s,
-            on_level=on_level,
+            on_level=lambda level: _say(level, tried, quiet=quiet),
             on_known=on_known,
         )
     if result.interrupted and not result.levels:
@@ -132,11 +113,39 @@ def search_with(
     return result, runs
 
 
-def _rate(scenario: Scenario) -> float:
+def _at_most(bench: Bench, start: float, max_rate: float, *, quiet: bool) -> float:
+    """The largest rate that may be tried, and a note where that is less than was asked for."""
+    most = bench.rate_most
+    if most is None or not start <= most < max_rate:
+        return max_rate
+    progress.say(
+        f"note: at most {most:g} requests/s, for the server is not on this machine: see "
+        "--allow-high-load",
+        quiet=quiet,
+    )
+    return most
+
+
+def _probe(measured: LevelProbe, out: Path, tried: progress.Tried, *, quiet: bool) -> Probe:
+    """Measures a level, on display, into the next folder of *out*."""
     from servecap.scenario import OpenLoop
 
-    assert isinstance(scenario.load, OpenLoop)
-    return scenario.load.rate_rps
+    places = itertools.count(1)
+
+    def probe(level: Scenario) -> Run:
+        assert isinstance(level.load, OpenLoop)
+        folder = out / f"{next(places):02d}-rate-{level.load.rate_rps:.4g}"
+        with contextlib.closing(progress.Display(level, quiet=quiet, tried=tried)) as display:
+            return measured(level, folder, display)
+
+    return probe
+
+
+def _say(level: RateLevel, tried: progress.Tried, *, quiet: bool) -> None:
+    """The level's line, and its place among those on display."""
+    if level.valid:
+        tried.add(level.rate_rps, level.verdict)
+    progress.say(level_line(level), quiet=quiet)
 
 
 def level_line(level: RateLevel) -> str:

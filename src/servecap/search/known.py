@@ -216,17 +216,25 @@ class Known:
         A level stands for all smaller ones when it keeps the limit, so levels from it on may be
         pooled: none of them is better than it.
         """
-        seen = sorted(
-            ((t.load, m) for t in self.told for m in t.margins if m.limit == name),
-            key=lambda pair: pair[0],
-            reverse=broken,
-        )
+        seen = self._seen(name)
+        if broken:
+            seen.reverse()
         for start in reversed(range(len(seen))):
-            pooled = [m for _, m in seen[start:]]
-            ends = range(len(pooled), 0, -1)
-            if any(proven(pooled[:end], broken=broken, risk=_RISK) for end in ends):
+            together = [m for _, m, _ in seen[start:]]
+            ends = range(len(together), 0, -1)
+            if any(proven(together[:end], broken=broken, risk=_RISK) for end in ends):
                 return seen[start][0]
         return None
+
+    def _seen(self, name: str) -> list[tuple[float, Margin, int]]:
+        """The limit's margins by load; with it, and with their place in the order of levels."""
+        found = [
+            (t.load, m, order)
+            for order, t in enumerate(self.told)
+            for m in t.margins
+            if m.limit == name
+        ]
+        return sorted(found, key=lambda seen: seen[0])
 
     def _points(
         self,
@@ -237,15 +245,7 @@ class Known:
         shared: Shared | None = None,
     ) -> curve.Points | None:
         """The limit's points in the bracket and a few around it; None if it was never near."""
-        seen = sorted(
-            (
-                (t.load, m, order)
-                for order, t in enumerate(self.told)
-                for m in t.margins
-                if m.limit == name
-            ),
-            key=lambda found: found[0],
-        )
+        seen = self._seen(name)
         if all(silent(m) for _, m, _ in seen):
             return None
         below = [p for p in seen if p[0] < low][-_NEIGHBOURS:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from servecap.metrics import Flow
 from servecap.search import curve
 from servecap.search.evidence import ERROR_RATE, Margin, Mean, at_least, silent
 from servecap.search.known import Ints, Known, Told
-from servecap.search.pooled import typical
+from servecap.search.pooled import pooled
 from servecap.search.saturation import Service, service_of
 
 SATURATION = "saturation"  # the limit that no SLO names
@@ -23,9 +22,7 @@ _PARTS = 10  # rates of answers that are tried for the curves
 _GRID = 81
 _NEAR = 0.999  # of the rate of answers: no curve goes further
 _SURELY = 3.7  # standard errors: a risk of 2 in 10,000, as for the proofs of the limits
-# Of the logarithm of the rate. A window that saw few bursts of waiting came out too low and thinks
-# itself exact: its error is that which is usual at rates so near.
-_BESIDE = 0.1
+_BESIDE = 0.1  # of the logarithm of the rate: queues at rates so near scatter alike
 _LEAST_WORTH = 1.0  # independent looks that a window must hold to tell anything
 
 
@@ -67,7 +64,7 @@ class RateKnown(Known):
             holds: correlation times that a window must hold to show that a rate is carried.
         """
         super().__init__(most=most, confidence=confidence, whole=False, seed=seed)
-        self._shared = functools.partial(typical, within=_BESIDE)
+        self._shared = _as_seen
         self.heard: list[Heard] = []
         self.service: Service | None = None
         self._smallest = smallest
@@ -130,6 +127,16 @@ class RateKnown(Known):
         least = min(self.heard, key=lambda h: h.load)
         idle = next((m.value for m in least.margins if m.limit == margin.limit), margin.value)
         return max(0.0, 1 - math.exp(idle - margin.value))
+
+    def _seen(self, name: str) -> list[tuple[float, Margin, int]]:
+        """Also for the proofs each has the error that all levels at rates near it let expect.
+
+        A window that saw few bursts of waiting comes out low and thinks itself exact: weighed by
+        its own error it would count for more than those that saw too many of them.
+        """
+        seen = super()._seen(name)
+        margins = pooled([load for load, _, _ in seen], [m for _, m, _ in seen], alike=_BESIDE)
+        return [(load, m, order) for (load, _, order), m in zip(seen, margins, strict=True)]
 
     def _floor(self) -> float:
         return min(self._smallest, *(t.load for t in self.told))
@@ -212,6 +219,10 @@ class RateKnown(Known):
             )
             curves = curve.rising(points, steps, len(part), rng)
             edges[row, part] = rng.permutation(curve.crossings(curves, loads))
+
+
+def _as_seen(_: Sequence[float], margins: Sequence[Margin]) -> list[Margin]:
+    return list(margins)  # which have their errors in common already
 
 
 def _pressure(rate_rps: stats.Floats | float, answered_rps: float) -> stats.Floats:
