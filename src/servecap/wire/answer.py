@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from servecap.errors import UNREADABLE
-from servecap.record import Counts, ServerTimings, Times
+from servecap.record import Counts, ServerTimings, Times, no_counts, no_times
 from servecap.wire.like import Form
 
 _T = TypeVar("_T")
@@ -27,8 +27,8 @@ class Answer(msgspec.Struct, gc=False):
     keep_text: bool = True
     form: Form | None = None  # of events that need no decoding
     form_from: int = _FORM_FROM  # chunks, from which on a new one may be looked for
-    chunk_s: Times = msgspec.field(default_factory=Times)
-    chunk_tokens: Counts = msgspec.field(default_factory=Counts)
+    chunk_s: Times = msgspec.field(default_factory=no_times)
+    chunk_tokens: Counts = msgspec.field(default_factory=no_counts)
     counted: int = 0  # their sum
     prompt_tokens: int | None = None
     output_tokens: int | None = None

@@ -131,7 +131,7 @@ class Client:
     def _done(self, exchange: Exchange) -> None:
         del self._active[id(exchange)]
         connection = exchange.connection
-        if connection is not None and exchange.reusable:
+        if connection is not None and connection.open:
             connection.owner = None
             self._idle.append(connection)
         exchange.connection = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from servecap.record import Arrival, Counts, Outcome, Record, TokenSource
+from servecap.record import Arrival, Counts, Outcome, Record, TokenSource, ones
 from servecap.wire.answer import Answer, BadAnswer, clean, error_text
 from servecap.wire.api import Api
 from servecap.wire.connection import Connection
@@ -51,7 +51,6 @@ class Exchange:
         "_read_s",
         "_reader",
         "_room",
-        "_stamps",
         "_times",
         "_waiting",
         "arrival",
@@ -91,8 +90,7 @@ class Exchange:
         self._form: Form | None = None  # of reads that need not be kept at the moment
         self._put_off = put_off
         self._waiting = False  # for its turn to be understood
-        self._parts: list[bytes] = []
-        self._stamps: list[float] = []
+        self._parts: list[tuple[bytes, float]] = []  # with when each was read
         self._body: list[bytes] = []
         self._deferring = False
         # Streams that began together must not all be read in the same moment.
@@ -108,8 +106,7 @@ class Exchange:
         self._form = None  # nothing may overtake this
         self._read_s = at_s
         parts = self._parts
-        parts.append(data)
-        self._stamps.append(at_s)
+        parts.append((data, at_s))
         if self._waiting:
             if len(parts) >= _PARTS_MOST:
                 self.understand()
@@ -151,14 +148,14 @@ class Exchange:
     def understand(self) -> None:
         """Read all that was received so far."""
         self._waiting = False
-        parts, stamps = self._parts, self._stamps
+        parts = self._parts
         if not parts or self.record is not None:
             return
-        self._parts, self._stamps = [], []
+        self._parts = []
         if self._deferring:
             self._room = _PARTS_KEPT
         try:
-            for data, at_s in zip(parts, stamps, strict=True):
+            for data, at_s in parts:
                 pieces = self._reader.feed(data)
                 if pieces:
                     self._take(pieces[0] if len(pieces) == 1 else b"".join(pieces), at_s)
@@ -166,9 +163,9 @@ class Exchange:
             self._finish(Outcome.BROKEN_STREAM, at_s, clean(str(error)))
             return
         if self._reader.complete:
-            self._end_of_response(stamps[-1])
+            self._end_of_response(at_s)
         else:
-            self._form = self._form_of_reads(parts[-1])
+            self._form = self._form_of_reads(data)
 
     def _form_of_reads(self, data: bytes) -> Form | None:
         """What may be counted without being kept after *data*, the last that was read."""
@@ -187,9 +184,10 @@ class Exchange:
         if self._events is None:
             self._body.append(piece)
             return
+        answer, read = self._answer, self._api.event
         for event in self._events.feed(piece):
-            if self._answer.error is None:
-                self._api.event(self._answer, event, at_s)
+            if answer.error is None:
+                read(answer, event, at_s)
 
     def _end_of_response(self, at_s: float) -> None:
         status = self._reader.status or 0
@@ -240,17 +238,11 @@ class Exchange:
         if self.record is not None:
             return
         connection = self.connection
-        reusable = self._reader.complete and self._reader.keep_alive
-        if connection is not None and not (reusable and connection.open):
+        if connection is not None and not (self._reader.complete and self._reader.keep_alive):
             connection.close()
         self._reader.release()
         self.record = self._make_record(outcome, at_s, error)
         self._on_done(self)
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection may carry another request."""
-        return self.connection is not None and self.connection.open
 
     def _make_record(self, outcome: Outcome, at_s: float, error: str | None) -> Record:
         answer, arrival = self._answer, self.arrival
@@ -258,35 +250,37 @@ class Exchange:
         prompt, output, source = self._tokens()
         chunks = answer.chunk_s
         known = len(answer.chunk_tokens) == len(chunks) or output == len(chunks)
-        per_chunk = answer.chunk_tokens or Counts([1] * len(chunks))
+        per_chunk = answer.chunk_tokens or ones(len(chunks))
+        # By position: from 16 names on Python makes a dict of them for the call, which takes longer
+        # than all else here.
         return Record(
-            request_id=request.request_id,
-            user=arrival.user,
-            planned_s=arrival.planned_s,
-            sent_s=self.sent_s,
-            end_s=at_s,
-            outcome=outcome,
-            first_token_s=chunks[0] if chunks else None,
-            last_token_s=answer.last_token_s if chunks else None,
-            chunk_s=chunks,
-            chunk_tokens=per_chunk if known else Counts(),
-            prompt_tokens=prompt,
-            output_tokens=output,
-            cached_tokens=answer.cached_tokens,
-            asked_output_tokens=request.max_output_tokens,
-            exact_output=request.exact_output,
-            token_source=source,
-            server=answer.timings,
-            status=self._reader.status,
-            finish_reason=answer.finish_reason,
-            error=error,
-            session=request.session,
-            turn=request.turn,
-            part=request.part,
-            attempt=arrival.attempt,
-            first_planned_s=arrival.first_planned_s,
-            resent=self.resent,
-            retry_after_s=retry_after_s(self._reader.headers),
+            request.request_id,
+            arrival.user,
+            arrival.planned_s,
+            self.sent_s,
+            at_s,
+            outcome,
+            chunks[0] if chunks else None,
+            answer.last_token_s if chunks else None,
+            chunks,
+            per_chunk if known else Counts(),
+            prompt,
+            output,
+            answer.cached_tokens,
+            request.max_output_tokens,
+            request.exact_output,
+            source,
+            answer.timings,
+            self._reader.status,
+            answer.finish_reason,
+            error,
+            request.session,
+            request.turn,
+            request.part,
+            arrival.attempt,
+            arrival.first_planned_s,
+            self.resent,
+            retry_after_s(self._reader.headers),
         )
 
     def _tokens(self) -> tuple[int | None, int | None, TokenSource]:
