@@ -36,6 +36,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stats",
             "rand",
             "run",
+            "columns",
+            "pauses",
             "cell",
         }
     ),
@@ -50,14 +52,12 @@ FLOORS: tuple[frozenset[str], ...] = (
             "steady",
             "audit",
             "alignment",
-            "columns",
             "compare",
             "differing",
             "flow",
             "foreign",
             "gate",
             "kept",
-            "pauses",
             "stability",
             "surroundings",
         }

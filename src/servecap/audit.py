@@ -15,7 +15,6 @@ from servecap.metrics import Summary, Verdict
 from servecap.record import Record, TokenSource, last_tries
 from servecap.run import Run
 from servecap.scenario import ClosedLoop, OpenLoop
-from servecap.stats import Floats
 
 LAG_P99_MAX_S = 0.020  # later than this and the client, not the server, shapes the arrivals
 LOOP_DELAY_P99_MAX_S = 0.050
@@ -175,7 +174,8 @@ def _limited(summary: Summary) -> list[str]:
 def _answers(run: Run, inside: Columns) -> list[str]:
     found: list[str] = []
     good = inside.at(inside.ok)
-    prompt, cached = _sum(good.prompt_tokens), _sum(good.cached_tokens)
+    prompt = int(np.nansum(good.prompt_tokens))
+    cached = sum(r.cached_tokens or 0 for r in good.records)
     # Later turns begin with the history: that is taken from the cache by right.
     alike = not run.scenario.workload.unique or inside.turn.any()
     if not alike and prompt and cached / prompt > CACHED_SHARE_MAX:
@@ -185,7 +185,8 @@ def _answers(run: Run, inside: Columns) -> list[str]:
             "on purpose with --repeat-prompts"
         )
     exact = good.at(good.exact_output & ~np.isnan(good.output_tokens))
-    asked, got = _sum(exact.asked_output_tokens), _sum(exact.output_tokens)
+    asked = sum(r.asked_output_tokens or 0 for r in exact.records)
+    got = int(exact.output_tokens.sum())
     if asked and got / asked < OUTPUT_SHORT_SHARE:
         found.append(
             f"answers were shorter than asked: {got / len(exact):.0f} tokens of "
@@ -193,11 +194,6 @@ def _answers(run: Run, inside: Columns) -> list[str]:
             "use --output natural to test with its own"
         )
     return found
-
-
-def _sum(tokens: Floats) -> int:
-    """Of what is known of them."""
-    return int(np.nansum(tokens))
 
 
 def _timings(run: Run, summary: Summary) -> list[str]:
@@ -303,7 +299,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 def identities(run: Run, summary: Summary) -> tuple[Identity, ...]:
     """The relations between a run's figures, each from figures that were come by differently."""
-    inside = steady.counted(Columns(run.records).by_end(), summary.window)
+    inside = steady.counted(run.columns, summary.window)
     good = [r for r in inside.records if r.ok]
     found = [_times_in_order(run.records), _requests_add_up(summary)]
     e2e = summary.client.get("e2e")

@@ -58,13 +58,7 @@ class Columns:
     chunks = _Column(np.float64, lambda r: len(r.chunk_s))
     prompt_tokens = _Column(np.float64)
     output_tokens = _Column(np.float64)
-    cached_tokens = _Column(np.float64)
-    asked_output_tokens = _Column(np.float64)
     ok = _Column(np.bool_)
-    # By itself: neither given up nor still running when the measurement ended.
-    ended = _Column(np.bool_, lambda r: r.outcome not in (Outcome.CENSORED, Outcome.CANCELLED))
-    made_good = _Column(np.bool_)
-    turned_away = _Column(np.bool_)
     exact_output = _Column(np.bool_)
     resent = _Column(np.bool_)
 
@@ -74,6 +68,26 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @cached_property
+    def ended(self) -> Bools:
+        """Whether it ended by itself: neither given up nor still running at the end."""
+        return ~self._failed(lambda r: r.outcome in (Outcome.CENSORED, Outcome.CANCELLED))
+
+    @cached_property
+    def turned_away(self) -> Bools:
+        return self._failed(lambda r: r.turned_away)
+
+    @cached_property
+    def made_good(self) -> Bools:
+        return self.ok & (self.attempt > 1)
+
+    def _failed(self, so: Callable[[Record], bool]) -> Bools:
+        """Which of those that did not succeed, few mostly, are *so*."""
+        found = np.zeros(len(self), dtype=np.bool_)
+        for i in np.flatnonzero(~self.ok).tolist():
+            found[i] = so(self.records[i])
+        return found
 
     @cached_property
     def gap_max_s(self) -> Floats:

@@ -152,8 +152,7 @@ class _Sample(msgspec.Struct, frozen=True):
 
 
 def _sample(run: Run, summary: Summary, by_server: bool) -> _Sample:
-    ordered = Columns(run.records).by_end()
-    return _Sample(run, steady.counted(ordered, summary.window), summary.window, by_server)
+    return _Sample(run, steady.counted(run.columns, summary.window), summary.window, by_server)
 
 
 def _change(metric: str, before: _Sample, after: _Sample, confidence: float) -> Change:

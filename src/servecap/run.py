@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from servecap.record import Record
 from servecap.sample import Sample
 from servecap.scenario import Scenario, Target
+
+if TYPE_CHECKING:
+    from servecap.columns import Columns
 
 Source = Literal["measured", "simulated", "imported"]  # imported: measured by another tool
 
@@ -95,8 +99,8 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     stalled: int = 0  # answers that stood still for over `STALL_S` between two chunks
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A header and the records, in the order in which the requests ended.
+class Run(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A header and the records, much in the order in which the requests ended.
 
     Of a soak only the latest records are held; `slices` tell of all its time.
     """
@@ -111,6 +115,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def scenario(self) -> Scenario:
         return self.header.scenario
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The records as columns, in the order in which they ended; read once for all."""
+        from servecap.columns import Columns  # numpy comes with it, which a client does without
+
+        return Columns(self.records).by_end()
 
 
 Probe = Callable[[Scenario], Run]

@@ -50,7 +50,7 @@ def summarize(run: Run) -> Summary:
 
 
 def _seen(run: Run) -> _Seen:
-    told = Columns(run.records).by_end()
+    told = run.columns
     end_s = run.header.load_end_s
     if end_s is None:
         end_s = told.records[-1].end_s if len(told) else 0.0

@@ -12,7 +12,6 @@ import msgspec
 
 from servecap import steady
 from servecap.cell import Capacity
-from servecap.columns import Columns
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.spec import EngineSpec
 from servecap.errors import UNREADABLE, UsageError
@@ -118,7 +117,7 @@ def row_of(
 
 
 def _good(run: Run, summary: Summary) -> list[Record]:
-    inside = steady.counted(Columns(run.records).by_end(), summary.window)
+    inside = steady.counted(run.columns, summary.window)
     return [r for r in inside.records if r.ok]
 
 

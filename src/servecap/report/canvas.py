@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
+from matplotlib.patches import PathPatch, StepPatch
 from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -115,20 +115,13 @@ class Canvas(msgspec.Struct, frozen=True):
                 high_px / total_px,
             )
             ax = self.figure.add_axes(box)
-            self._style(ax, high_px, whole=whole)
+            self._ticks(ax, high_px, whole=whole)
             self.note(ax, label, x=-left_px + 4, y=9, corner="upper left")
             axes.append(ax)
         axes[-1].set_xlabel(x_label, color=self.colour("muted"), labelpad=5)
         return axes
 
-    def _style(self, ax: Axes, high_px: float, *, whole: bool) -> None:
-        ax.set_facecolor("none")
-        for side in ("top", "right", "left"):
-            ax.spines[side].set_visible(False)
-        ax.spines["bottom"].set_color(self.colour("muted"))
-        ax.tick_params(colors=self.colour("muted"), length=0, labelsize=FONT_PX, pad=5)
-        ax.grid(axis="y", color=self.colour("rule"), linewidth=1)
-        ax.set_axisbelow(True)
+    def _ticks(self, ax: Axes, high_px: float, *, whole: bool) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(max(4, int(self.width_px / 85))))
         ax.yaxis.set_major_locator(MaxNLocator(max(3, int(high_px / 38)), integer=whole))
         ax.xaxis.set_major_formatter(FuncFormatter(_tick))
@@ -212,7 +205,18 @@ class Canvas(msgspec.Struct, frozen=True):
             alpha=alpha,
             snap=False,
         )
-        ax.add_patch(patch)
+        ax.add_artist(patch)
+
+    def stairs(
+        self, ax: Axes, values: Floats, edges: Floats, base: Floats | float | None, **style: Any
+    ) -> None:
+        """A value for each bin: as a line without a base, else as the area above it.
+
+        The axes' limits are the caller's: to find them matplotlib would walk along every step.
+        """
+        area = {"fill": False} if base is None else {"fill": True, "linewidth": 0}
+        style |= area | {"baseline": base}
+        ax.add_artist(StepPatch(values, edges, **style))
 
     def shade(self, ax: Axes, start_s: float, end_s: float) -> None:
         """The measured window."""
@@ -290,11 +294,8 @@ def render(
     fonts: Sequence[str] = ("DejaVu Sans",),
 ) -> None:
     """Draw the chart below *head_px* of free room, and have the figure saved."""
-    rc: dict[Any, Any] = {
-        "svg.fonttype": "none",
+    rc = _look(colours) | {
         "svg.hashsalt": f"{chart.name}-{width_px}",
-        "text.parse_math": False,
-        "font.size": FONT_PX,
         "font.family": list(fonts),
     }
     with mpl.rc_context(rc), warnings.catch_warnings():
@@ -303,6 +304,27 @@ def render(
         figure = Figure(figsize=(width_px / 72, (chart.height_px + head_px) / 72), dpi=72)
         chart.draw(Canvas(figure, width_px, chart.height_px, colours, head_px, vector=vector))
         save(to, figure)
+
+
+def _look(colours: dict[Colour, str]) -> dict[Any, Any]:
+    """How all charts look, as matplotlib's settings: they are taken when axes are made."""
+    look: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "font.size": FONT_PX,
+        "axes.facecolor": "none",
+        "axes.edgecolor": colours["muted"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": colours["rule"],
+        "grid.linewidth": 1,
+    }
+    ticks = {"color": colours["muted"], "labelsize": FONT_PX, "major.size": 0, "major.pad": 5}
+    return look | {f"{axis}tick.{name}": of for axis in "xy" for name, of in ticks.items()}
 
 
 _PREAMBLE = re.compile(r"^.*?(?=<svg)", re.DOTALL)

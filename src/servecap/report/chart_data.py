@@ -59,7 +59,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
 
 def data(run: Run, summary: Summary) -> Data:
     """The run's records, read once for all charts."""
-    told = Columns(run.records).by_end()
+    told = run.columns
     return Data(
         run=run,
         summary=summary,

@@ -36,7 +36,7 @@ def _histogram(lengths: Floats, what: str, name: str) -> Chart | None:
 
     def draw(canvas: Canvas) -> None:
         (ax,) = canvas.panels(["requests"], what, whole=True)
-        ax.stairs(counts, edges - 0.5, fill=True, color=canvas.colour("teal"), linewidth=0)
+        canvas.stairs(ax, counts, edges - 0.5, 0, color=canvas.colour("teal"))
         room = max(1.0, 0.02 * (edges[-1] - edges[0]))
         ax.set_xlim(max(0.0, edges[0] - room), edges[-1] + room)
         ax.set_ylim(0, counts.max() * 1.08)

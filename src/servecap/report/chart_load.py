@@ -77,7 +77,7 @@ def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floa
             if name in values:
                 line = values[name][whole]
                 colour = canvas.colour("amber" if name == "users" else "blue")
-                panel.stairs(line, shown, baseline=None, color=colour, linewidth=1.6)
+                canvas.stairs(panel, line, shown, None, color=colour, linewidth=1.6)
                 top = max(top, float(line.max()))
         panel.set_xlim(told.start_s, told.end_s)
         panel.set_ylim(0, top * 1.1)
@@ -178,7 +178,7 @@ def _draw_errors(canvas: Canvas, told: Data, edges: Floats, counts: list[Floats]
     base = np.zeros(len(edges) - 1)
     for values, name in zip(counts, _ERROR_COLOURS, strict=False):
         colour = canvas.colour(name)
-        ax.stairs(base + values, edges, baseline=base, fill=True, color=colour, linewidth=0)
+        canvas.stairs(ax, base + values, edges, base, color=colour)
         base = base + values
     ax.set_xlim(told.start_s, told.end_s)
     ax.set_ylim(0, float(base.max()) * 1.12)

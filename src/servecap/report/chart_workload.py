@@ -38,7 +38,7 @@ def workload_chart(
         for ax, (_, values) in zip(axes, panels, strict=True):
             data = np.asarray(values, dtype=np.float64)
             counts, edges = np.histogram(data, bins=BINS, range=(0.0, float(data.max())))
-            ax.stairs(counts, edges, fill=True, color=canvas.colour("teal"), linewidth=0)
+            canvas.stairs(ax, counts, edges, 0, color=canvas.colour("teal"))
             ax.set_xlim(edges[0], edges[-1])
             ax.set_ylim(0, counts.max() * 1.08)
 

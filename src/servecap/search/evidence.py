@@ -173,7 +173,7 @@ def margins(run: Run) -> tuple[Margin, ...]:
     much the margins would differ with it is part of their error.
     """
     end_s = run.header.load_end_s
-    told = Columns(run.records).by_end()
+    told = run.columns
     if end_s is None:
         end_s = told.records[-1].end_s if len(told) else 0.0
     window = steady.window_of(told, run.scenario, end_s)
