@@ -62,7 +62,13 @@ def test_advice_is_said_once_and_not_for_each_level_that_could_not_be_measured()
 
 @pytest.mark.parametrize(
     ("users", "high", "badge"),
-    [(0, 53, "UNSURE"), (0, None, "UNSURE"), (0, 0, "CAPACITY 0"), (4, 5, "CAPACITY 4")],
+    [
+        (0, 53, "UNSURE"),
+        (0, None, "UNSURE"),
+        (0, 0, "CAPACITY 0"),
+        (4, 5, "CAPACITY 4"),
+        (4, None, "CAPACITY AT LEAST 4"),
+    ],
 )
 def test_what_is_not_known_is_not_shown_as_none(users: int, high: int | None, badge: str) -> None:
     head = search_headline(found(users, high))

@@ -98,8 +98,9 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
     held = search.at_capacity
     figures = "" if held is None else f"At {held.users:,} users: {_means(held.summary)}. "
     unsure = changed or (capacity.users == 0 and capacity.users_high != 0)
+    least = "" if capacity.users_high is not None else "AT LEAST "
     return Headline(
-        badge="UNSURE" if unsure else f"CAPACITY {capacity.users:,}",
+        badge="UNSURE" if unsure else f"CAPACITY {least}{capacity.users:,}",
         tone="unsure" if unsure else "fail" if capacity.users == 0 else "pass",
         plain=plain,
         quote=units.clean(search_text.headline(search)),
@@ -119,8 +120,9 @@ def rate_headline(result: RateResult, runs: Runs = ()) -> Headline:
     figures = "" if held is None else f"At {named} requests/s: {_means(held.summary)}. "
     nothing = result.capacity.rate_rps == 0
     unsure = changed or (nothing and result.capacity.rate_high_rps != 0)
+    least = "" if result.capacity.rate_high_rps is not None else "AT LEAST "
     return Headline(
-        badge="UNSURE" if unsure else f"CAPACITY {named}/s",
+        badge="UNSURE" if unsure else f"CAPACITY {least}{named}/s",
         tone="unsure" if unsure else "fail" if nothing else "pass",
         plain=plain,
         quote=units.clean(rate_text.headline(result)),

@@ -29,8 +29,8 @@ def headline(result: RateResult) -> str:
         return f"requests/s: not known. No rate was shown to be carried under {slo}."
     if high is None:
         return (
-            f"requests/s: at least {rate(capacity.rate_rps)}. The SLO {slo} held at every rate "
-            "that was tried; the limit was not found."
+            f"requests/s: at least {rate(capacity.rate_rps)}, at which {slo} held; the limit was "
+            "not found."
         )
     return (
         f"requests/s: {rate(capacity.rate_rps)} (the limit lies within {rate(capacity.rate_rps)} "

@@ -31,8 +31,8 @@ def headline(result: SearchResult) -> str:
         return f"concurrency_users: not known, up to {high}. {_why_unknown(result)}"
     if capacity.users_high is None:
         return (
-            f"concurrency_users: at least {capacity.users:,}. The SLO {result.scenario.slo} "
-            "held at every level that was tried; the limit was not found."
+            f"concurrency_users: at least {capacity.users:,}, for whom {result.scenario.slo} held; "
+            "the limit was not found."
         )
     return (
         f"concurrency_users: {capacity.users:,} (the limit lies within {capacity.users:,} and "
