@@ -171,6 +171,16 @@ def test_break_even_prices_are_where_the_costs_meet() -> None:
     assert plan(CELLS, Demand(users - 1), supply).models[0].gpus[0].gpu == "A30"
 
 
+def test_where_a_type_has_no_price_a_dearer_choice_is_told() -> None:
+    """The order is by GPUs then: the first need not be the cheapest of those with a price."""
+    prices = (PRICES[0], Price("A100", 30.0, "node"))
+    found = asked([*CELLS, cell("L4", 8, 20)], Demand(900), Supply(prices=prices))
+    assert found.models[0].gpus[0].gpu == "A100"
+    assert found.outlook is not None
+    (text,) = found.outlook.break_even
+    assert "A30 would cost less, 40.00 USD/h instead of 60.00" in text
+
+
 def test_an_uncertain_cell_that_decides_is_worth_measuring() -> None:
     guess = cell("A30", origin="predicted", provenance="model")
     found = asked([guess, CELLS[1]], Demand(900), Supply(prices=(Price("A30", 3.0, "node"),

@@ -19,6 +19,7 @@ from servecap.matrix.table import read_csv
 from servecap.metrics import PartFigures
 from servecap.plan import Demand, Price, Supply, plan
 from servecap.plan.answer import Check
+from servecap.plan.outlook import with_outlook
 from servecap.record import TokenSource
 from servecap.report import canvas, html, language, parts
 from servecap.report.language import parse, say
@@ -186,7 +187,9 @@ def chat_plans() -> Iterator[Input]:
         ("ttft.mean<3.2s,tpot.mean<110ms", Supply(gpus_per_node_of=nodes, prices=prices)),
         ("ttft.mean<3s,tpot.mean<100ms", Supply(gpus_per_node_of=nodes)),
     ):
-        yield {"cells": cells, "plan": plan(cells, Demand(10_000), supply, slo=slos.parse(slo))}
+        asked = slos.parse(slo)
+        made = plan(cells, Demand(10_000), supply, slo=asked)
+        yield {"cells": cells, "plan": with_outlook(made, cells, slo=asked)}
 
 
 def figures(page: str) -> Counter[str]:

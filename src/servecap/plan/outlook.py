@@ -163,23 +163,25 @@ def break_even(model: ModelPlan, found: Plan) -> list[str]:
     mine, theirs = first.best, second.best
     if mine.missing_nodes or theirs.missing_nodes:
         return []
-    out = []
-    if mine.usd_per_h is not None and theirs.usd_per_h is not None:
-        out.append(
-            f"{model.model}: {second.gpu} would cost as little at "
-            f"{mine.usd_per_h / theirs.nodes:.2f} USD/h a node instead of "
-            f"{theirs.usd_per_h / theirs.nodes:.2f}, or if a node of {first.gpu} cost "
-            f"{theirs.usd_per_h / mine.nodes:.2f} instead of {mine.usd_per_h / mine.nodes:.2f}"
-        )
-        below = _wins_from(model, found)
-        if below is not None:
-            out.append(below)
-    else:
-        out.append(
+    if mine.usd_per_h is None or theirs.usd_per_h is None:
+        return [
             f"{model.model}: {first.gpu} costs less than {second.gpu} as long as a node of it "
             f"costs less than {theirs.nodes / mine.nodes:.3g} times a node of {second.gpu}"
-        )
-    return out
+        ]
+    if model.ranked_by == "gpus":  # a third type has no price
+        less = "more" if theirs.usd_per_h > mine.usd_per_h else "less"
+        return [
+            f"{model.model}: {second.gpu} would cost {less}, {theirs.usd_per_h:.2f} USD/h instead "
+            f"of {mine.usd_per_h:.2f}: with a price for every GPU type the order is by cost"
+        ]
+    meet = (
+        f"{model.model}: {second.gpu} would cost as little at "
+        f"{mine.usd_per_h / theirs.nodes:.2f} USD/h a node instead of "
+        f"{theirs.usd_per_h / theirs.nodes:.2f}, or if a node of {first.gpu} cost "
+        f"{theirs.usd_per_h / mine.nodes:.2f} instead of {mine.usd_per_h / mine.nodes:.2f}"
+    )
+    below = _wins_from(model, found)
+    return [meet] if below is None else [meet, below]
 
 
 def _wins_from(model: ModelPlan, found: Plan) -> str | None:

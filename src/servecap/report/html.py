@@ -184,6 +184,7 @@ def _plan_section(plan: Plan, lang: str) -> Section:
     models = [
         (f"{model.model}: why", [
             *(f"{sentence}." for sentence in model.why),
+            *(f"{sentence}." for sentence in plan_text.beside(model)),
             *(f"{gpu.gpu}: {'. '.join(gpu.reasons)}." for gpu in model.gpus if gpu.reasons),
             *(f"{gpu.gpu}, mind: {warning}." for gpu in model.gpus for warning in gpu.warnings),
         ])

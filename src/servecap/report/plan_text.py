@@ -159,11 +159,8 @@ def _model(model: ModelPlan) -> list[str]:
     if model.gpus:
         if model.why:
             out += _bullet(f"{'. '.join(model.why)}.")
-        if model.fleet is not None and not model.gpus[0].best.missing_nodes:
-            out += _bullet(f"Mixed, {fleet_headline(model.fleet)}.")
-        best = model.gpus[0].best
-        if best.costs is not None and not best.missing_nodes:
-            out += _bullet(f"{model.gpus[0].gpu} as {best.name}: {costs_text(best.costs)}.")
+        for sentence in beside(model):
+            out += _bullet(f"{sentence}.")
         out.append("  Why")
         for gpu in model.gpus:
             out += _bullet(f"{gpu.gpu}: {'. '.join(gpu.reasons)}.")
@@ -205,6 +202,17 @@ def _checks(checks: Sequence[Check]) -> list[str]:
         for item in (f"{check.simulated}, {check.requests} requests", *check.told, *check.broken):
             out += _bullet(item)
     return out
+
+
+def beside(model: ModelPlan) -> list[str]:
+    """A mixed fleet that would be better, and what the choice costs, where that is known."""
+    if not model.gpus or model.gpus[0].best.missing_nodes:
+        return []
+    first, best = model.gpus[0], model.gpus[0].best
+    found = [] if model.fleet is None else [f"Mixed, {fleet_headline(model.fleet)}"]
+    if best.costs is not None:
+        found.append(f"{first.gpu} as {best.name}: {costs_text(best.costs)}")
+    return found
 
 
 def costs_text(costs: Costs) -> str:
