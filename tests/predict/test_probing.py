@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -42,20 +43,27 @@ def taken_for(folder: Path) -> EngineSpec:
     return EngineSpec(model="llama2-7b", gpu=str(folder / "wonder.yaml"))
 
 
-class Server:
-    """Answers scenarios in virtual time; its clock is the sum of the runs."""
+def as_it_is(run: Run, folder: Path) -> Run:  # noqa: ARG001 - of whatever level
+    return run
 
-    def __init__(self, spec: EngineSpec = SERVER) -> None:
-        self.spec = spec
+
+class Server:
+    """Answers scenarios in virtual time; its clock is the sum of the runs.
+
+    *seen_as*: what becomes of a level's run before the probes see it.
+    """
+
+    def __init__(self, seen_as: Callable[[Run, Path], Run] = as_it_is) -> None:
+        self.seen_as = seen_as
         self.now_s = 0.0
         self.seen: list[Scenario] = []
 
-    def measure(self, scenario: Scenario, folder: Path) -> Run:  # noqa: ARG002 - not kept
+    def measure(self, scenario: Scenario, folder: Path) -> Run:
         self.seen.append(scenario)
         requests = source.load(scenario.workload).requests(scenario.seed)
-        run = simulate(scenario, self.spec, requests)
+        run = simulate(scenario, SERVER, requests)
         self.now_s += run.header.load_end_s or 0.0
-        return run
+        return self.seen_as(run, folder)
 
     def probed(
         self, spec: EngineSpec, levels: list[Level], budget_s: float
@@ -141,77 +149,40 @@ def test_runs_that_cannot_be_believed_are_no_rows(tmp_path: Path) -> None:
         server.probed(taken_for(tmp_path), [long], 60.0)
 
 
+def ended(run: Run, status: Status) -> Run:
+    return msgspec.structs.replace(run, header=msgspec.structs.replace(run.header, status=status))
+
+
 def test_a_sweep_that_cannot_be_believed_twice_is_not_driven_further(tmp_path: Path) -> None:
     """Each level of several users fails: the third is not begun, the long context is."""
-    server = Server()
-
-    def measure(scenario: Scenario, folder: Path) -> Run:
-        run = server.measure(scenario, folder)
-        if "decode" not in folder.name:
-            return run
-        header = msgspec.structs.replace(run.header, status=Status.PARTIAL)
-        return msgspec.structs.replace(run, header=header)
-
-    told: list[Level] = []
-    found = probing.probe(
-        measure,
-        taken_for(tmp_path),
-        probing.plan(8, 256),
-        tmp_path,
-        budget_s=60.0,
-        now=lambda: server.now_s,
-        on_level=lambda level, *_: told.append(level),
-    )
-    assert [x.users for x in told if x.purpose == "decode"] == [1, 2]
-    assert told[-1].purpose == "context"
+    server = Server(lambda run, at: ended(run, Status.PARTIAL) if "decode" in at.name else run)
+    found, told = server.probed(taken_for(tmp_path), probing.plan(8, 256), 60.0)
+    assert [level.users for level, _, _ in told if level.purpose == "decode"] == [1, 2]
+    assert told[-1][0].purpose == "context"
     assert found.max_running is None
 
 
 @needs_numba
 def test_late_first_tokens_are_no_limit_where_the_rate_goes_on_rising(tmp_path: Path) -> None:
     """On a busy machine two users' prompts took three times as long; the server has 8 places."""
-    server = Server()
 
     def late(record: Record) -> Record:
         first_s = record.planned_s + 0.6 * (record.end_s - record.planned_s)
         return msgspec.structs.replace(record, first_token_s=first_s)
 
-    def measure(scenario: Scenario, folder: Path) -> Run:
-        run = server.measure(scenario, folder)
-        if "decode-2-" in folder.name:
-            run = msgspec.structs.replace(run, records=[late(r) for r in run.records])
-        return run
+    def two_late(run: Run, folder: Path) -> Run:
+        if "decode-2-" not in folder.name:
+            return run
+        return msgspec.structs.replace(run, records=[late(r) for r in run.records])
 
-    found = probing.probe(
-        measure,
-        taken_for(tmp_path),
-        probing.plan(32, 4096),
-        tmp_path,
-        budget_s=600.0,
-        now=lambda: server.now_s,
-        on_level=lambda *_: None,
-    )
+    found, _ = Server(two_late).probed(taken_for(tmp_path), probing.plan(32, 4096), 600.0)
     assert found.max_running == 8
 
 
 def test_an_interrupted_run_ends_the_probes(tmp_path: Path) -> None:
-    server = Server()
-
-    def measure(scenario: Scenario, folder: Path) -> Run:
-        run = server.measure(scenario, folder)
-        header = msgspec.structs.replace(run.header, status=Status.INTERRUPTED)
-        return msgspec.structs.replace(run, header=header)
-
+    server = Server(lambda run, _: ended(run, Status.INTERRUPTED))
     with pytest.raises(KeyboardInterrupt):
-        probing.probe(
-            measure,
-            taken_for(tmp_path),
-            probing.plan(1, 64),
-            tmp_path,
-            budget_s=10.0,
-            now=lambda: 0.0,
-            on_level=lambda *_: None,
-        )
+        server.probed(taken_for(tmp_path), probing.plan(1, 64), 10.0)
 
 
 def test_names_that_are_not_known_are_told() -> None:

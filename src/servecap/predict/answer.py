@@ -14,7 +14,7 @@ from servecap.predict import intervals, shares
 from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
 from servecap.predict.intervals import in_flight, kind_of, reaches
 from servecap.predict.place import Tuning
-from servecap.predict.profile import Kind, Profile
+from servecap.predict.profile import Kind, Profile, Spread
 from servecap.predict.uncertainty import SHARE
 from servecap.slo import Slo
 
@@ -78,17 +78,8 @@ def answer(
         users: the load that latencies and rates are of; None: the capacity.
         users_max: no more are tried.
     """
-    place = case.place
-    blank = Answer(
-        model=place.model.name,
-        gpu=place.gpu.name,
-        tp=place.tp,
-        scenario=scenario,
-        fabric=place.gpu.fabric,
-        context_tokens=round(case.lengths.prompt_tokens + case.lengths.output_tokens),
-        kind=profile.kind(place.gpu),
-    )
-    tuning = profile.tuning(place.gpu)
+    blank = _blank(case, profile, scenario)
+    tuning = profile.tuning(case.place.gpu)
     try:
         room = case.room(tuning)
     except UsageError as error:
@@ -100,6 +91,36 @@ def answer(
     step, limit, binds = _binds(case, tuning, shown, slo, room)
     kind = kind_of(case, profile, shown)
     spreads = intervals.spreads(case, profile, kind, slo, shown, most, users_max)
+    return msgspec.structs.replace(
+        _with_ranges(blank, most, shown, spreads),
+        kind=kind,
+        users=shown.users if most or users else 0,
+        kv_tokens=room,
+        binds=binds,
+        limited_by=limit,
+        step_shares=step,
+        prefill_compute_share=shares.of_prompt_computing(case, tuning),
+        time_shares=shares.of_time(case, tuning, shown),
+        notes=_notes(case, profile, most, shown, users_max),
+    )
+
+
+def _blank(case: Case, profile: Profile, scenario: str) -> Answer:
+    """What is known of the cell before anything is computed."""
+    place, lengths = case.place, case.lengths
+    return Answer(
+        model=place.model.name,
+        gpu=place.gpu.name,
+        tp=place.tp,
+        scenario=scenario,
+        fabric=place.gpu.fabric,
+        context_tokens=round(lengths.prompt_tokens + lengths.output_tokens),
+        kind=profile.kind(place.gpu),
+    )
+
+
+def _with_ranges(blank: Answer, most: int, shown: Figures, spreads: dict[str, Spread]) -> Answer:
+    """The cell's figures with their intervals; tokens are as unsure as the requests they are of."""
 
     def ranged(figure: str, value: float) -> Range | None:
         if not math.isfinite(value):
@@ -109,8 +130,6 @@ def answer(
 
     return msgspec.structs.replace(
         blank,
-        kind=kind,
-        users=shown.users if most or users else 0,
         max_users=ranged("max_users", float(most)),
         ttft_s=ranged("ttft_s", shown.ttft_s),
         tpot_s=ranged("tpot_s", shown.tpot_s),
@@ -118,13 +137,6 @@ def answer(
         output_tokens_per_s=ranged("requests_per_s", shown.output_tokens_per_s),
         total_tokens_per_s=ranged("requests_per_s", shown.total_tokens_per_s),
         error_rate=shown.refused_share,
-        kv_tokens=room,
-        binds=binds,
-        limited_by=limit,
-        step_shares=step,
-        prefill_compute_share=shares.of_prompt_computing(case, tuning),
-        time_shares=shares.of_time(case, tuning, shown),
-        notes=_notes(case, profile, most, shown, users_max),
     )
 
 
