@@ -12,6 +12,8 @@ import numpy as np
 
 from servecap import slo as slos
 from servecap.cell import Cell
+from servecap.engine.scheduler import ChunkedPrefill, Policy
+from servecap.engine.spec import sglang_policy
 from servecap.matrix import files
 from servecap.predict import rows
 from servecap.predict.calibrate import Measured
@@ -65,8 +67,7 @@ def h100(*, together: bool, fp8: bool = False) -> list[tuple[str, Measured]]:
             engine="sglang" if r["backend"] == "sglang" else "vllm",
             queue=max(8 * users, 64) if together else None,
             think_s=(0.0, 0.0),
-            step_tokens=8192,
-            max_running=512,
+            scheduler=_scheduler(r["backend"]),
         )
         lengths = Lengths(
             prompt_tokens=int(r["isl"]),
@@ -88,6 +89,14 @@ def h100(*, together: bool, fp8: bool = False) -> list[tuple[str, Measured]]:
     return found
 
 
+def _scheduler(backend: str) -> Policy:
+    """As the rows' versions are: SGLang 0.5 and TensorRT-LLM 1.0 plan steps ahead by default (its
+    documentation: "overlap scheduler"), vLLM 0.12 does not yet (0.14 does)."""
+    if backend == "sglang":
+        return sglang_policy(max_running=512)
+    return ChunkedPrefill(step_tokens=8192, max_running=512, plans_ahead=backend == "trtllm")
+
+
 def lmdeploy() -> list[Measured]:
     """Closed loops without think time on A100-80GB, LMDeploy 0.1 (2023), ShareGPT lengths."""
     found = []
@@ -95,7 +104,8 @@ def lmdeploy() -> list[Measured]:
         rate = float(r["PRS"])
         output = float(r["throughput(out tok/s)"]) / rate
         total = float(r["throughput(total tok/s)"]) / rate
-        harness = Harness(queue=1500, think_s=(0.0, 0.0), step_tokens=8192)
+        scheduler = ChunkedPrefill(step_tokens=8192)  # TurboMind of 2023 plans no step ahead
+        harness = Harness(queue=1500, think_s=(0.0, 0.0), scheduler=scheduler)
         found.append(
             Measured(
                 case=Case(

@@ -14,7 +14,7 @@ from servecap.engine import fast
 from servecap.engine.cost import StepWork
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.memory import kv_tokens
-from servecap.engine.scheduler import ChunkedPrefill
+from servecap.engine.spec import vllm_policy
 from servecap.predict import calibrate, profile, uncertainty
 from servecap.predict.calibrate import Measured
 from servecap.predict.intervals import kind_of
@@ -181,7 +181,7 @@ def replays() -> list[Error]:
         )
         got = fast.serve(
             where.coefficients(known.tuning(where.gpu)),
-            ChunkedPrefill(step_tokens=log.step_tokens, max_running=log.max_running),
+            vllm_policy(step_tokens=log.step_tokens, max_running=log.max_running),
             traffic,
             kv_tokens=room,
             max_context_tokens=32768,

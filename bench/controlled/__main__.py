@@ -1,6 +1,6 @@
 """Predicted against measured users on a llama.cpp server of our own, and on nothing it was fed.
 
-    python bench/controlled [--repeats 3] [--out FOLDER]
+    python bench/controlled [--repeats 3] [--limits LIMIT ...] [--search 2m] [--out FOLDER]
 
 Each repeat starts the server anew, probes it (`servecap calibrate --url`), predicts the most users
 of closed loops for two limits, measures them (`servecap find`), and compares. The GPU is this
@@ -44,6 +44,8 @@ def main() -> int:
     """Prints each repeat and the median error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limits", nargs="+", default=list(LIMITS))
+    parser.add_argument("--search", default="2m", help="how long each search may take")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     print(first(), flush=True)
@@ -53,7 +55,11 @@ def main() -> int:
         model = build_model(folder / "slow.gguf", "slow")
         (folder / "config.json").write_text(json.dumps(config()))
         (folder / "cpu.yaml").write_text(DATA_SHEET)
-        told = [e for n in range(given.repeats) for e in repeat(folder, model, n)]
+        told = [
+            error
+            for n in range(given.repeats)
+            for error in repeat(folder, model, n, limits=given.limits, budget=given.search)
+        ]
     errors = [e for e in told if e is not None]
     if not errors:
         print("no search could tell a capacity: the machine is too busy")
@@ -92,39 +98,23 @@ def first() -> str:
     return "server and client before all other processes (SCHED_RR)"
 
 
-def repeat(folder: Path, model: Path, number: int) -> list[float | None]:
+def repeat(
+    folder: Path, model: Path, number: int, *, limits: list[str], budget: str
+) -> list[float | None]:
     """Predicted / measured - 1 of each limit; each is printed."""
     profile, runs = folder / f"profile-{number}.json", folder / f"probes-{number}"
     found = []
     with running_llama(model, SLOTS, context_tokens=CONTEXT_TOKENS, prompt_cache=False) as url:
         servecap("calibrate", "--url", url, "--model", str(folder / "config.json"), "--gpu",
                  str(folder / "cpu.yaml"), "--out", str(profile), "--runs", str(runs),
-                 "--budget", "2m")  # fmt: skip
-        for limit in LIMITS:
+                 "--engine", "llama.cpp", "--budget", "2m")  # fmt: skip
+        for limit in limits:
             seen = json.loads(
-                servecap(
-                    "find",
-                    "--url",
-                    url,
-                    "--workload",
-                    f"fixed:{WORDS}/{ANSWER_TOKENS}",
-                    "--slo",
-                    limit,
-                    "--requests",
-                    "60",
-                    "--budget",
-                    "2m",
-                    "--precision",
-                    "5%",
-                    "--start",
-                    "8",
-                    "--no-telemetry",
-                    "--quiet",
-                    "--json",
-                    "--out",
-                    str(folder / f"find-{number}-{limit.split('.')[0]}"),
-                )
-            )
+                servecap("find", "--url", url, "--workload", f"fixed:{WORDS}/{ANSWER_TOKENS}",
+                         "--slo", limit, "--requests", "60", "--budget", budget, "--precision",
+                         "5%", "--start", "8", "--no-telemetry", "--quiet", "--json", "--out",
+                         str(folder / f"find-{number}-{limit.split('.')[0]}"))
+            )  # fmt: skip
             found.append(compared(folder, profile, limit, seen, number))
     return found
 

@@ -39,13 +39,19 @@ def engine(policy: Policy, *, kv_tokens: int = SMALL_POOL, prefix_cache: bool = 
 
 
 policies = st.one_of(
-    st.builds(ChunkedPrefill, step_tokens=st.integers(1, 300), max_running=st.integers(1, 8)),
+    st.builds(
+        ChunkedPrefill,
+        step_tokens=st.integers(1, 300),
+        max_running=st.integers(1, 8),
+        plans_ahead=st.booleans(),
+    ),
     st.builds(
         PrefillFirst,
         waiting_served_ratio=st.floats(0, 2),
         max_waiting_tokens=st.integers(0, 20),
         max_batch_prefill_tokens=st.integers(300, 600),
         max_running=st.integers(1, 8),
+        plans_ahead=st.booleans(),
     ),
     st.builds(Vllm2023, step_tokens=st.integers(300, 600), max_running=st.integers(1, 8)),
     st.builds(static_batching, max_running=st.integers(1, 8)),
@@ -198,6 +204,24 @@ def test_chunked_prefill_keeps_decodes_going_and_prefill_first_stalls_them() -> 
     whole = longest_gap(PrefillFirst(max_batch_prefill_tokens=2400, waiting_served_ratio=0))
     assert chunked == pytest.approx(0.01 + 0.001 * 100)
     assert whole > 2.4
+
+
+@pytest.mark.parametrize("policy", [ChunkedPrefill, PrefillFirst])
+def test_who_comes_during_a_step_joins_the_next_but_one_where_steps_are_planned_ahead(
+    policy: type[ChunkedPrefill | PrefillFirst],
+) -> None:
+    for ahead in (False, True):
+        machine = engine(policy(plans_ahead=ahead), kv_tokens=10_000)
+        machine.submit(EngineRequest(0, 10, 3))
+        first = machine.step(0.0)  # nobody ran: nothing was planned without it
+        assert first is not None
+        assert first.started == (0,)
+        machine.submit(EngineRequest(1, 10, 1))
+        machine.submit(EngineRequest(2, 10, 1))
+        assert machine.waiting == 2
+        assert machine.cancel(2)
+        second, third = list(drive(machine, [], now_s=first.end_s))[:2]
+        assert (second.started, third.started) == (((), (1,)) if ahead else ((1,), ()))
 
 
 def test_newcomers_of_tgi_wait_for_their_ratio_or_for_the_decode_steps() -> None:

@@ -61,7 +61,12 @@ SPARSE = StepCoefficients(
 )
 
 policies = st.one_of(
-    st.builds(ChunkedPrefill, step_tokens=st.integers(1, 300), max_running=st.integers(1, 8)),
+    st.builds(
+        ChunkedPrefill,
+        step_tokens=st.integers(1, 300),
+        max_running=st.integers(1, 8),
+        plans_ahead=st.booleans(),
+    ),
     st.builds(
         Vllm2023,
         step_tokens=st.integers(250, 600),
@@ -75,6 +80,7 @@ policies = st.one_of(
         max_batch_prefill_tokens=st.integers(250, 600),
         max_running=st.integers(1, 8),
         decode_between=st.booleans(),
+        plans_ahead=st.booleans(),
     ),
     st.builds(static_batching, max_running=st.integers(1, 8), step_tokens=st.integers(250, 600)),
 )

@@ -15,7 +15,7 @@ from servecap.cli.progress import say
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
+    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     default="vllm",
     show_default=True,
     help="Scheduler: chunked prefill (vllm), prompts first (the others), one batch (static).",

@@ -102,7 +102,7 @@ class Share(click.ParamType[float]):
 @click.option(
     "--verify",
     "engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "static"]),
+    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     help="Simulate the choice as such an engine, at the peak and through the day.",
 )
 @click.option(

@@ -7,7 +7,7 @@ import msgspec
 from servecap.engine.cost import StepCost
 from servecap.engine.kv import BLOCK_TOKENS, BlockPool, blocks_for
 from servecap.engine.queues import Batch, Queues, Sequence
-from servecap.engine.scheduler import Policy, scheduler_for
+from servecap.engine.scheduler import Policy, plans_ahead, scheduler_for
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -76,6 +76,8 @@ class Engine:
         self._cost = cost
         self._scheduler = scheduler_for(policy)
         self._queues = Queues(BlockPool(kv_tokens))
+        self._plans_ahead = plans_ahead(policy)
+        self._late: list[Sequence] = []  # came when the next step was planned already
         self._sequences: dict[int, Sequence] = {}
         self._max_context_tokens = max_context_tokens
         self._last_s = 0.0
@@ -90,7 +92,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Sequences that queue for one."""
-        return len(self._queues.waiting)
+        return len(self._queues.waiting) + len(self._late)
 
     @property
     def kv_used_share(self) -> float:
@@ -122,7 +124,8 @@ class Engine:
         reason = self._refusal(sequence)
         if reason is None:
             self._sequences[request.id] = sequence
-            self._queues.waiting.append(sequence)
+            queue = self._late if self._plans_ahead else self._queues.waiting
+            queue.append(sequence)
         return reason
 
     def refusal(self, request: EngineRequest) -> str | None:
@@ -157,10 +160,18 @@ class Engine:
             raise ValueError(f"a step at {now_s} s, but the last one ends at {self._last_s} s")
         if not self._sequences:
             return None
+        if not self._queues.running:  # no step was planned
+            self._let_wait()
         batch = self._scheduler.next_batch(self._queues)
+        self._let_wait()
         end_s = now_s + self._cost.step_s(batch.work())
         self._last_s = end_s
         return self._advance(batch, now_s, end_s)
+
+    def _let_wait(self) -> None:
+        """Those who came since the last plan was made are there for the next one."""
+        self._queues.waiting.extend(self._late)
+        self._late.clear()
 
     def _advance(self, batch: Batch, start_s: float, end_s: float) -> Step:
         decoded = batch.decodes
@@ -214,6 +225,8 @@ class Engine:
         self._queues.release(sequence)
         if sequence in self._queues.running:
             self._queues.running.remove(sequence)
+        elif sequence in self._late:
+            self._late.remove(sequence)
         else:
             self._queues.waiting.remove(sequence)
         return True

@@ -186,10 +186,11 @@ def _route(routing: Routing, instances: int, n: int, seed: int) -> tuple[int, In
 def settings_of(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floats:
     """The policy and the room as the kernel takes them."""
     blocks = kv_tokens // BLOCK_TOKENS
-    between, spared = True, 0
+    between, spared, ahead = True, 0, False
     match policy:
         case ChunkedPrefill():
             own = (CHUNKED, policy.step_tokens, policy.max_running, 0.0, 0.0)
+            ahead = policy.plans_ahead
         case Vllm2023():
             own = (VLLM_2023, policy.step_tokens, policy.max_running, 0.0, 0.0)
             spared = int(policy.watermark_share * blocks)
@@ -201,5 +202,5 @@ def settings_of(policy: Policy, kv_tokens: int, max_context_tokens: int) -> Floa
                 policy.waiting_served_ratio,
                 policy.max_waiting_tokens,
             )
-            between = policy.decode_between
-    return np.array([*own, blocks, max_context_tokens, between, spared], np.float64)
+            between, ahead = policy.decode_between, policy.plans_ahead
+    return np.array([*own, blocks, max_context_tokens, between, spared, ahead], np.float64)

@@ -8,6 +8,7 @@ from typing import Any
 from servecap.engine.kernel_policies import NOTHING, RUN, begin
 from servecap.engine.kernel_state import (
     AFTER,
+    AHEAD,
     BEFORE_KEY,
     BUDGET,
     CONTEXT_MAX,
@@ -18,6 +19,7 @@ from servecap.engine.kernel_state import (
     HEAD,
     KIND,
     LAST,
+    LATE,
     LOAD,
     NEXT_KEY,
     OLDEST,
@@ -126,15 +128,26 @@ def routed(e: Engines, routing: int, turn: int, user: int, pick: int) -> int:
 
 @compiled
 def arrive(e: Engines, k: int, i: int, due_s: float) -> None:
-    """The request waits at that engine; a run that it may change is cut at its next step."""
+    """The request waits at that engine; a run that it may change is cut at its next step.
+
+    Where steps are planned ahead, the next one is planned without it: the cut is one step later,
+    and who comes in the last step of a run, or in any other step, is late for the next one.
+    """
     wait(e, k, i, False)
     e.state[k, LOAD] += 1
-    if e.state[k, PENDING] == RUN and e.state[k, OPEN] == 1 and due_s < e.ends_s[k]:
-        begun_s = e.begins_s[k]
-        steps = steps_until(e, k, e.state[k, STEPS], due_s - begun_s)
-        if steps < e.state[k, STEPS]:
-            e.state[k, STEPS] = steps
-            e.ends_s[k] = begun_s + run_s(e, k, steps)
+    ahead, late = int(e.s[AHEAD]), True
+    if e.state[k, PENDING] == RUN and due_s < e.ends_s[k]:
+        since_s, most = due_s - e.begins_s[k], e.state[k, STEPS]
+        if e.state[k, OPEN] == 1:
+            steps = steps_until(e, k, most, since_s)
+            late = steps == most
+            if steps + ahead < most:
+                e.state[k, STEPS] = steps + ahead
+                e.ends_s[k] = e.begins_s[k] + run_s(e, k, steps + ahead)
+        elif ahead == 1:
+            late = most == 1 or since_s > run_s(e, k, most - 1)
+    if late:
+        e.state[k, LATE] += ahead
 
 
 @compiled

@@ -24,6 +24,7 @@ from servecap.engine.kernel_state import (
     JOINED,
     KIND,
     LAST,
+    LATE,
     MAX_RUNNING,
     MAX_WAITING,
     NEXT,
@@ -64,18 +65,22 @@ from servecap.engine.kernel_steps import (
 from servecap.engine.kv import BLOCK_TOKENS
 
 NOTHING, STEP, RUN = range(3)
+_ENDLESS = 1 << 40  # steps
 
 
 @compiled
 def begin(e: Engines, k: int, now_s: float) -> None:
     """Starts what the idle engine does next; it has work."""
     e.begins_s[k] = now_s
+    if e.state[k, RUNNING] == 0:  # no step was planned
+        e.state[k, LATE] = 0
     if e.s[KIND] == CHUNKED:
         _chunked(e, k, now_s)
     elif e.s[KIND] == VLLM_2023:
         _vllm_2023(e, k, now_s)
     else:
         _prefill_first(e, k, now_s)
+    e.state[k, LATE] = 0
 
 
 @compiled
@@ -88,9 +93,9 @@ def _run(e: Engines, k: int, now_s: float, most: int, opened: bool) -> None:
 
 
 @compiled
-def _paged_run(e: Engines, k: int, now_s: float, opened: bool) -> bool:
+def _paged_run(e: Engines, k: int, now_s: float, most: int, opened: bool) -> bool:
     """Starts a run as long as there is memory; False where that is not even one step."""
-    most = affordable(e, k, e.seq[LAST, e.ends[k, 0]] - e.state[k, DECODED])
+    most = affordable(e, k, min(most, e.seq[LAST, e.ends[k, 0]] - e.state[k, DECODED]))
     if most == 0:
         return False
     _run(e, k, now_s, most, opened)
@@ -150,16 +155,18 @@ def _room_to_decode(e: Engines, k: int) -> bool:
 def _chunked(e: Engines, k: int, now_s: float) -> None:
     """As `ChunkedPrefill.next_batch`."""
     state = e.state
-    count = state[k, RUNNING]
+    count, late = state[k, RUNNING], state[k, LATE]
     if count > 0 and state[k, PARTIAL] < 0:
         blocked = False  # whoever waits must wait until somebody ends, whoever else may come
-        if state[k, WAITING] > 0:
+        if state[k, WAITING] > late:
             blocked = count >= e.s[BUDGET] or count >= e.s[MAX_RUNNING]
             if not blocked:
                 head = state[k, HEAD]
                 blocked = needed(e, k, head, missing(e, head)) > state[k, FREE]
-        if (blocked or state[k, WAITING] == 0) and _paged_run(e, k, now_s, not blocked):
-            return
+        if blocked or state[k, WAITING] == late:
+            most = 1 if late > 0 and not blocked else _ENDLESS
+            if _paged_run(e, k, now_s, most, not blocked):
+                return
     before = state[k, PREEMPTED]
     e.sums[:] = 0.0
     budget = int(e.s[BUDGET])
@@ -179,7 +186,7 @@ def _chunked(e: Engines, k: int, now_s: float) -> None:
     newest, last = -1, 0  # the first who is let in, and the tokens of the last
     while (
         state[k, PREEMPTED] == before
-        and state[k, WAITING] > 0
+        and state[k, WAITING] > late
         and budget > 0
         and state[k, RUNNING] < e.s[MAX_RUNNING]
     ):
@@ -227,7 +234,7 @@ def _vllm_2023(e: Engines, k: int, now_s: float) -> None:
     if newest >= 0:
         _prefilled(e, k, newest, now_s + step_s(e, 0, 0))
         return
-    if _paged_run(e, k, now_s, state[k, WAITING] == 0):
+    if _paged_run(e, k, now_s, _ENDLESS, state[k, WAITING] == 0):
         return
     _room_to_decode(e, k)
     end_s = now_s + step_s(e, state[k, DECODING], state[k, CONTEXT])
@@ -251,12 +258,13 @@ def _newcomers(e: Engines, k: int) -> int:
     least = 1
     if count > 0 and e.state[k, WAITED] < e.s[MAX_WAITING]:
         least = max(1, math.floor(count * e.s[RATIO]))
-    if e.state[k, WAITING] < least:
+    waiting = e.state[k, WAITING] - e.state[k, LATE]
+    if waiting < least:
         return 0
     budget, blocks = e.s[BUDGET], e.state[k, FREE]
     room = int(e.s[MAX_RUNNING]) - count
     chosen, i = 0, e.state[k, HEAD]
-    for _ in range(e.state[k, WAITING]):
+    for _ in range(waiting):
         budget -= missing(e, i) - known(e, k, i) * BLOCK_TOKENS
         blocks -= needed(e, k, i, e.seq[PROMPT, i] + e.seq[RESERVE, i])
         if budget < 0 or blocks < 0 or chosen == room:
@@ -277,8 +285,8 @@ def _prefill_first(e: Engines, k: int, now_s: float) -> None:
         chosen = _newcomers(e, k)
     if chosen == 0:
         state[k, JOINED] = 0
-        most, opened = 1 << 40, True
-        if joined:
+        most, opened = _ENDLESS, True
+        if joined or state[k, LATE] > 0:
             most = 1
         elif state[k, WAITING] > 0:
             if state[k, WAITED] < e.s[MAX_WAITING]:

@@ -61,18 +61,19 @@ class Engines(NamedTuple):
 
 # Settings.
 (
-    KIND, BUDGET, MAX_RUNNING, RATIO, MAX_WAITING, TOTAL, CONTEXT_MAX, BETWEEN, SPARED,
-) = range(9)  # fmt: skip
+    KIND, BUDGET, MAX_RUNNING, RATIO, MAX_WAITING, TOTAL, CONTEXT_MAX, BETWEEN, SPARED, AHEAD,
+) = range(10)  # fmt: skip
 CHUNKED, PREFILL_FIRST, VLLM_2023 = range(3)
 SHAPE = 20  # in c: where the factors by tokens begin, if there are any
 
 # State of one engine. OLDEST to YOUNGEST run, HEAD to TAIL wait, linked by NEXT and BEFORE; -1:
 # nobody. DECODED counts steps in which those that decode advanced; CONTEXT are their tokens in
 # the cache. PARTIAL: whose prompt is computed in part. PENDING, STEPS, OPEN: see kernel_policies.
+# LATE: so many, the last of those that wait, came when the next step was planned already.
 (
     FREE, HEAD, TAIL, WAITING, OLDEST, YOUNGEST, RUNNING, DECODING, DECODED, CONTEXT, PARTIAL,
-    ADMITTED, WAITED, JOINED, PREEMPTED, PENDING, STEPS, OPEN, LOAD, PAGED, STATE,
-) = range(21)  # fmt: skip
+    ADMITTED, WAITED, JOINED, PREEMPTED, PENDING, STEPS, OPEN, LOAD, PAGED, LATE, STATE,
+) = range(22)  # fmt: skip
 
 # Of a sequence. CACHED and GENERATED of one that decodes are as they were when DECODED was SINCE.
 (

@@ -35,12 +35,18 @@ class ChunkedPrefill(
     preempted: it loses them and computes them again later. Nobody is let in whose whole prompt
     would not fit, although it is given its blocks chunk by chunk.
 
+    `plans_ahead`: a step is planned when the one before it begins, so that who comes in the
+    meantime waits for one step more. Where nobody runs, nothing is planned.
+
     Source: vLLM V1's scheduler (vllm/v1/core/sched/scheduler.py) with its default budget for
     online serving, 2048 tokens; `scheduler_reserve_full_isl` as vLLM 0.19 reports it of itself.
+    Planning ahead: vLLM's asynchronous scheduling (pull request 19970: the scheduler operates one
+    step ahead of the execution; 39592: on by default by then, and it can cost time to first token).
     """
 
     step_tokens: int = 2048
     max_running: int = 256
+    plans_ahead: bool = False
 
     def refusal(self, sequence: Sequence) -> str | None:  # noqa: ARG002 - any length can be cut
         return None
@@ -153,6 +159,7 @@ class PrefillFirst(
     While some decode, newcomers are let in when there are at least `waiting_served_ratio` times as
     many as run, or unconditionally after `max_waiting_tokens` decode steps. Nothing is preempted.
     `decode_between`: when newcomers have joined a running batch, it decodes before the next join.
+    `plans_ahead`: as of `ChunkedPrefill`; TGI does not.
 
     Source: TGI's router (router/src/infer.rs and queue.rs, 1.x) with its documented defaults.
     """
@@ -162,6 +169,7 @@ class PrefillFirst(
     max_batch_prefill_tokens: int = 4096
     max_running: int = 256
     decode_between: bool = True
+    plans_ahead: bool = False
 
     def refusal(self, sequence: Sequence) -> str | None:
         if sequence.prompt_tokens <= self.max_batch_prefill_tokens:
@@ -253,6 +261,15 @@ def scheduler_for(policy: Policy) -> Scheduler:
             return policy  # they keep no state of their own
         case PrefillFirst():
             return PrefillFirstScheduler(policy)
+
+
+def plans_ahead(policy: Policy) -> bool:
+    """Whether a step is planned before the one before it has ended."""
+    match policy:
+        case ChunkedPrefill() | PrefillFirst():
+            return policy.plans_ahead
+        case Vllm2023():
+            return False
 
 
 def step_tokens(policy: Policy) -> int:

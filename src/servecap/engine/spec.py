@@ -32,17 +32,19 @@ from servecap.engine.scheduler import (
 )
 from servecap.errors import UsageError
 
-EngineKind = Literal["vllm", "vllm-2023", "tgi", "sglang", "static"]
+EngineKind = Literal["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
 ENGINES = get_args(EngineKind)
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One instance: names that `model()` and `gpu()` know, and the tensor-parallel degree.
 
-    `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs); "tgi" is TGI 1.x over an eager
-    PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts go first as soon
-    as there are any, in up to 8192 tokens at once, with CUDA graphs; "vllm-2023" is vLLM until
-    0.5 (whole prompts, recomputed when memory ran out); "static" serves one batch after the other.
+    `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs, steps planned ahead); "tgi" is TGI
+    1.x over an eager PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts
+    go first as soon as there are any, in up to 8192 tokens at once, planned ahead, too;
+    "vllm-2023" is vLLM until 0.5 (whole prompts, recomputed when memory ran out); "llama.cpp" is
+    its server: as vLLM, but a step is planned when the one before it has ended; "static" serves one
+    batch after the other.
     `max_running`: None is the engine's own limit, `usual_running`; with a `policy`, other settings
     than the engine's defaults, it is the policy's.
     `weights`: one of `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None
@@ -121,7 +123,9 @@ def default_policy(spec: EngineSpec) -> Policy:
         raise UsageError(f"max_running is {running}; it must be at least 1")
     match spec.engine:
         case "vllm":
-            return ChunkedPrefill(step_tokens=max(2048, running), max_running=running)
+            return vllm_policy(max_running=running, step_tokens=max(2048, running))
+        case "llama.cpp":
+            return llama_cpp_policy(max_running=running, step_tokens=max(2048, running))
         case "tgi":
             return PrefillFirst(max_running=running)
         case "sglang":
@@ -141,10 +145,27 @@ def usual_running(engine: EngineKind) -> int:
     return 2000 if engine == "tgi" else 256
 
 
+def vllm_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:
+    """vLLM's default since 0.14 (January 2026): asynchronous scheduling, as no flag says otherwise.
+
+    Source: vLLM's pull request 27614.
+    """
+    return ChunkedPrefill(step_tokens=step_tokens, max_running=max_running, plans_ahead=True)
+
+
+def llama_cpp_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:
+    """llama.cpp's server: those who decode and chunks of prompts in batches of 2048 tokens.
+
+    Source: its server's loop, `update_slots`, and its default of --batch-size.
+    """
+    return ChunkedPrefill(step_tokens=step_tokens, max_running=max_running)
+
+
 def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
     """SGLang's default: prompts go first whenever there are any; a prefill stalls decode.
 
-    Longer prompts than `step_tokens` are not cut in this model, they are refused.
+    Longer prompts than `step_tokens` are not cut in this model, they are refused. The next batch is
+    made while the GPU computes the last one (its overlap scheduler, on by default since 0.4).
     Source: SGLang's scheduler (python/sglang/srt/managers/scheduler.py), default settings.
     """
     return PrefillFirst(
@@ -153,13 +174,14 @@ def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
         max_batch_prefill_tokens=step_tokens,
         max_running=max_running,
         decode_between=False,
+        plans_ahead=True,
     )
 
 
 def passes_of(engine: EngineKind) -> Passes:
     """How an engine of that kind goes over its vectors between the matrices."""
     match engine:
-        case "vllm" | "sglang":
+        case "vllm" | "sglang" | "llama.cpp":
             return FUSED_PASSES
         case "vllm-2023" | "tgi" | "static":
             return SEPARATE_PASSES
@@ -178,7 +200,7 @@ def joint_attention(engine: EngineKind, device: Gpu) -> bool:
 def host_cost(engine: EngineKind) -> HostCost:
     """What the CPU costs in an engine of that kind."""
     match engine:
-        case "vllm" | "sglang":
+        case "vllm" | "sglang" | "llama.cpp":
             return CUDA_GRAPHS
         case "vllm-2023":
             return VLLM_2023_HOST

@@ -13,13 +13,12 @@ from servecap.engine.fast import Prefixes, Traffic
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.router import Routing
 from servecap.engine.scheduler import (
-    ChunkedPrefill,
     Policy,
     PrefillFirst,
     Vllm2023,
     static_batching,
 )
-from servecap.engine.spec import EngineKind, sglang_policy
+from servecap.engine.spec import EngineKind, llama_cpp_policy, sglang_policy, vllm_policy
 
 # Of prompt + answer, where a table tells only their sum. Source: the rows of the same tables that
 # tell both (0.42 to 0.43 for chat); the caller may know better.
@@ -78,7 +77,9 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             return self.scheduler
         match self.engine:
             case "vllm":
-                return ChunkedPrefill(step_tokens=self.step_tokens, max_running=self.max_running)
+                return vllm_policy(max_running=self.max_running, step_tokens=self.step_tokens)
+            case "llama.cpp":
+                return llama_cpp_policy(max_running=self.max_running, step_tokens=self.step_tokens)
             case "tgi":
                 return PrefillFirst(
                     waiting_served_ratio=self.waiting_served_ratio,

@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from servecap.engine.spec import EngineSpec
+from servecap.engine.scheduler import plans_ahead
+from servecap.engine.spec import EngineSpec, default_policy
 from servecap.errors import InvalidRun
 from servecap.metrics import Summary
 from servecap.predict.calibrate import Measured
@@ -119,7 +120,7 @@ def probe(
         KeyboardInterrupt: a run was interrupted.
     """
     end_s = now() + budget_s
-    state = _State()
+    state = _State(ahead=plans_ahead(spec.policy or default_policy(spec)))
     for number, level in enumerate(levels):
         if state.limit is not None and level.users > state.limit:
             continue
@@ -153,13 +154,14 @@ def probe(
 class _State:
     """What the levels have told so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ahead: bool) -> None:
+        self.ahead = ahead  # the server plans steps ahead: newcomers wait for one without a place
         self.rows: list[Measured] = []
         self.skipped: list[tuple[str, str]] = []
         self.tokens_per_word = 1.0
         self.limit: int | None = None
         self.doubted = 0
-        # Users, share that decoded, TTFT and rate of the level before.
+        # Users, share that decoded, time of a prompt and rate of the level before.
         self._before: tuple[int, float, float, float] | None = None
 
     def skip(self, level: Level, why: str) -> None:
@@ -178,23 +180,25 @@ class _State:
         """Little's law: how many decode at once; where no more do than before, the rest wait.
 
         Then all places are taken all the time, each for an answer's decoding and its prompt's
-        computing; the latter took as long as first tokens did before anybody waited. And then the
-        rate cannot have risen by more than so many places allow: if it has, prompts took longer
-        for another reason (a machine that has other work, too).
+        computing; the latter took as long as first tokens did before anybody waited for a place.
+        And then the rate cannot have risen by more than so many places allow: if it has, prompts
+        took longer for another reason (a machine that has other work, too).
         """
         ttft, e2e = summary.client.get("ttft"), summary.client.get("e2e")
-        if ttft is None or e2e is None:
+        tpot = summary.client.get("tpot")
+        if ttft is None or e2e is None or tpot is None:
             return
         decoding_s = e2e.mean - ttft.mean
         share = summary.qps * decoding_s / users
         if self._before is not None:
-            fewer, shared, prompt_s, rate = self._before
+            fewer, shared, held_s, rate = self._before
             full = summary.qps <= _LIMITED * users / fewer * rate
             if full and share < _LIMITED * shared:
-                places = round(summary.qps * (decoding_s + prompt_s))
+                places = round(summary.qps * (decoding_s + held_s))
                 self.limit = min(max(fewer, places), users)
                 self.rows.pop()  # by a server without that limit, which is what it was taken for
-        self._before = users, share, ttft.mean, summary.qps
+        prompt_s = ttft.mean - (tpot.mean if self.ahead else 0.0)
+        self._before = users, share, prompt_s, summary.qps
 
 
 def _scenario(level: Level, most_s: float, tokens_per_word: float, seed: int) -> Scenario:
