@@ -45,7 +45,9 @@ def test_a_llama_server_is_probed_and_its_slots_are_found(llama_url: str, tmp_pa
     """Whole runs within the time; the profile knows the place, the limit and a step's shape."""
     kept, told = tmp_path / "p.json", hardware(tmp_path)
     given = [*told, "--out", str(kept), "--runs", str(tmp_path / "runs"), "--budget", "30s"]
-    done = CliRunner().invoke(cli, ["calibrate", "--url", llama_url, *given])
+    done = CliRunner().invoke(
+        cli, ["calibrate", "--url", llama_url, "--engine", "llama.cpp", *given]
+    )
     if isinstance(done.exception, InvalidRun) and "client_limited" in str(done.exception):
         pytest.skip("this machine is too busy to measure anything: the client was late throughout")
     assert done.exit_code == 0, done.output
