@@ -77,10 +77,11 @@ def test_no_level_is_measured_twice() -> None:
     loads: list[float] = []
     while (asked := search.ask()) is not None:
         loads.append(asked.load)
-        values = gentle(60)(asked.load) * np.exp(SIGMA * rng.standard_normal(300))
+        count = max(asked.requests, int(2 * asked.load))
+        values = gentle(60)(asked.load) * np.exp(SIGMA * rng.standard_normal(count))
         margin = of_values(MEAN, values.tolist())
         assert margin is not None
-        search.tell(asked.load, [margin], 300)
+        search.tell(asked.load, [margin], count)
     assert len(loads) == len(set(loads)) <= 25
 
 
