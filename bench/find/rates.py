@@ -1,4 +1,7 @@
-"""`find --rate` on queues whose capacity is known by formula: `python bench/find/rates.py 8`."""
+"""`find --rate` on queues whose capacity is known by formula: `python bench/find/rates.py 8`.
+
+`rates.py 200:203 0.2 single many`: seeds 200 to 202, a precision of 20%, two shapes only.
+"""
 
 from __future__ import annotations
 
@@ -89,11 +92,11 @@ def _tail(server: Queue, share: float, limit_s: float) -> Subject:
     return Subject("tail", server, f"ttft.p{100 * share:.0f}<{limit_s + first_s:.6f}s", low)
 
 
-def main(per_shape: int, shapes: list[str], precision: float) -> None:
+def main(seeds: range, shapes: list[str], precision: float) -> None:
     """Prints for each shape how often the interval holds the truth, and how wide it is."""
     started = time.perf_counter()
     rows: list[tuple[Subject, RateResult | None, float]] = []
-    for seed in range(per_shape):
+    for seed in seeds:
         for shape in shapes:
             one = subject(shape, seed)
             live = Live(one.server, seed)
@@ -149,6 +152,6 @@ def _line(name: str, rows: list[tuple[Subject, RateResult | None, float]]) -> st
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+    seeds = range(*map(int, sys.argv[1].split(":"))) if len(sys.argv) > 1 else range(6)
     asked = sys.argv[3:] or list(SHAPES)
-    main(count, asked, float(sys.argv[2]) if len(sys.argv) > 2 else 0.05)
+    main(seeds, asked, float(sys.argv[2]) if len(sys.argv) > 2 else 0.05)

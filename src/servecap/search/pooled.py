@@ -46,19 +46,14 @@ def pooled(
     ]
 
 
-def typical(
-    loads: Sequence[float], margins: Sequence[Margin], *, within: float = _ALIKE
-) -> list[Margin]:
+def typical(loads: Sequence[float], margins: Sequence[Margin]) -> list[Margin]:
     """The margins of one limit, each with its own error, or what is usual near it if that is more.
 
     One level that was disturbed widens no other here, so that what it was disturbed by can be seen.
-
-    Args:
-        within: levels are near whose loads' logarithms are no further apart.
     """
     x = np.log(np.asarray(loads, dtype=np.float64))
     single = np.array([noise(m) for m in margins])
-    usual = [float(np.median(single[np.abs(x - at) < within])) for at in x]
+    usual = [float(np.median(single[np.abs(x - at) < _ALIKE])) for at in x]
     return [
         msgspec.structs.replace(m, error=max(m.error, math.sqrt(most / m.requests)))
         for m, most in zip(margins, usual, strict=True)
