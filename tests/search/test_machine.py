@@ -77,11 +77,10 @@ def test_no_level_is_measured_twice() -> None:
     loads: list[float] = []
     while (asked := search.ask()) is not None:
         loads.append(asked.load)
-        count = max(asked.requests, int(2 * asked.load))
-        values = gentle(60)(asked.load) * np.exp(SIGMA * rng.standard_normal(count))
+        values = gentle(60)(asked.load) * np.exp(SIGMA * rng.standard_normal(300))
         margin = of_values(MEAN, values.tolist())
         assert margin is not None
-        search.tell(asked.load, [margin], count)
+        search.tell(asked.load, [margin], 300)
     assert len(loads) == len(set(loads)) <= 25
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -14,7 +14,6 @@ from servecap.search import curve
 from servecap.search.change import Change, blind_spot, change
 from servecap.search.evidence import Margin, proven, silent
 from servecap.search.pooled import pooled, typical
-from servecap.steady import CYCLES
 
 Ints = npt.NDArray[np.intp]
 Shared = Callable[[Sequence[float], Sequence[Margin]], list[Margin]]
@@ -25,9 +24,6 @@ _GRID = 81
 _STRICTER = 2.0  # of the tails; bench/find holds the outcome against the confidence asked for
 _RISK = 2e-4  # of taking a level to be on one side of the edge for good
 _FEW = 50  # of the paths: with less of them within what is proven, they tell nothing of it
-_ALIKE = 50  # curves that are taken to look alike to a level
-_STEP = 2  # of the grid: loads nearer than that tell the same
-_SCATTER = 0.01  # of a level's margin beyond its own error
 _NEIGHBOURS = 3  # levels outside the bracket, on each side, that still bend the curve
 
 
@@ -78,14 +74,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         return self.kept and all(proven([m], broken=False, risk=risk) for m in self.margins)
 
 
-class _Drawn(msgspec.Struct, frozen=True, kw_only=True):
-    """Curves as likely as the levels make them, each with its edge, within what is proven."""
-
-    loads: stats.Floats
-    edges: stats.Floats  # one per curve
-    curves: dict[str, stats.Floats]  # of each limit; (edges, loads)
-
-
 class Known:
     """The levels so far, and the curves through them.
 
@@ -101,7 +89,6 @@ class Known:
         self._seed = seed
         self._shared: Shared = pooled  # what levels near each other tell of their errors
         self._edges: tuple[stats.Floats, Ints, list[str]] | None = None  # of what is told so far
-        self._drawn: _Drawn | None = None
 
     def add(self, load: float, margins: Sequence[Margin], requests: int) -> None:
         """The margins found at a load, from that many requests."""
@@ -195,48 +182,14 @@ class Known:
         loads = np.exp(np.linspace(math.log(low), math.log(high), _GRID))
         names = self.limits
         edges = np.full((max(1, len(names)), _PATHS), np.inf)
-        drawn: dict[str, stats.Floats] = {}
         for row, name in enumerate(names):
             told = self._points(name, low, high)
             if told is not None:
-                drawn[name] = rng.permutation(curve.rising(told, np.log(loads), _PATHS, rng))
-                edges[row] = curve.crossings(drawn[name], loads)
+                curves = curve.rising(told, np.log(loads), _PATHS, rng)
+                edges[row] = rng.permutation(curve.crossings(curves, loads))  # independent
         first = edges.min(axis=0)
-        good = (first >= (low if held else 0.0)) & (first <= (high if over else math.inf))
-        self._drawn = _Drawn(
-            loads=loads, edges=first[good], curves={n: c[good] for n, c in drawn.items()}
-        )
         first = _within(first, low if held else 0.0, high if over else math.inf, rng)
         return first, edges.argmin(axis=0), names
-
-    def tells(self, requests: int) -> Iterator[tuple[float, float]]:
-        """Loads, and by how much a level of so many requests there should narrow the edge.
-
-        That is the part of the variance of the edge's logarithm that what it will find explains:
-        the variance of the mean edges of curves that would look alike there.
-        """
-        self._sampled()
-        if (drawn := self._drawn) is None or (groups := len(drawn.edges) // _ALIKE) < 2:
-            return
-        rng = np.random.default_rng([self._seed, len(self.told), requests])
-        count = groups * _ALIKE
-        edges = np.log(np.clip(drawn.edges[:count], drawn.loads[0], drawn.loads[-1]))
-        loads = drawn.loads[::_STEP]
-        counts = np.maximum(requests, CYCLES * loads)  # a level lasts so long at least
-        found = np.zeros(len(loads))
-        for name, curves in drawn.curves.items():
-            error = np.hypot(np.sqrt(self._noise(name) / counts), _SCATTER)
-            seen = curves[:count, ::_STEP]
-            seen = seen + error * rng.standard_normal(seen.shape)
-            alike = edges[np.argsort(seen, axis=0)].reshape(groups, _ALIKE, -1)
-            found = np.maximum(found, alike.mean(axis=1).var(axis=0))
-        yield from zip(loads.tolist(), found.tolist(), strict=True)
-
-    def _noise(self, name: str) -> float:
-        """Variance of that limit's margin that one request has, as is usual near it."""
-        seen = [m for t in self.told for m in t.margins if m.limit == name]
-        near = [m for m in seen if abs(m.value) < 1] or seen
-        return float(np.median([m.error**2 * m.requests for m in near]))
 
     def _bracket(self) -> tuple[float, float, bool, bool]:
         """Loads between which the edge surely lies; whether each of the two was proven."""

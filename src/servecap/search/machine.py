@@ -13,14 +13,16 @@ import msgspec
 from servecap.errors import UsageError
 from servecap.search.evidence import Margin
 from servecap.search.known import Estimate, Known, Told
-from servecap.steady import CYCLES
 
 CONFIDENCE = 0.95
 CHANGED = "UNSURE: the server changed"
 _LEAP_MOST = 2.0  # a next load is at most so many times the largest that held
 _LEAP_LEAST = 1.25
+_ABOVE = 1.25  # times the largest load tried, to find an upper end; later ones leap
+_ABOVE_MOST = 7  # levels above the estimate that may be spent on it
 _BEYOND = 1.5  # times the largest load tried, once a limit seems broken
 _LEVELS_MOST = 40
+_WIDE = 6.0  # times the precision: an interval about which little is known
 _VAGUE = 2.0  # an interval wider than so many times the estimate is no estimate
 _CLOSE = 0.004  # loads nearer than this share to a tried one tell nothing of the slope
 _GLANCE = 100  # requests of a level on the way up: a load far over its limits shows in fewer
@@ -103,7 +105,7 @@ class Search:
             return self._stop(f"{_LEVELS_MOST} levels did not narrow it further")
         estimate = self.estimate()
         if estimate is None:
-            return self._at(self._start, min(self._least, _GLANCE), "the first level")
+            return self._at(self._start, self._least, "the first level")
         if not any(t.broken for t in self._told):
             return self._widen()
         width = self._width(estimate)
@@ -190,30 +192,51 @@ class Search:
         ]
         return min(guesses, default=top.load * 4.0)
 
-    def _refine(self, estimate: Estimate) -> Ask | None:
-        """The level that narrows the edge the most for what it costs."""
-        most = min(self._most, _BEYOND * max(t.load for t in self._told))
-        middle = self._rounded(min(self._known.quantile(0.5), most))
-        found = None if middle <= 0 or self._tried(middle) else (middle, self._few())
-        best = 0.0
-        for requests in (self._few(), self._requests, _MORE_MOST * self._requests):
-            for load, gain in self._known.tells(requests):
-                at = self._rounded(load)
-                worth = gain / self._price(at, requests, estimate)
-                if worth > best and 0 < at <= most and not self._tried(at):
-                    best, found = worth, (at, requests)
-        if found is None:
-            return self._stop("every level within the interval has been measured")
-        high = estimate.high if estimate.high is not None else self._most
-        why = f"the capacity lies within {_said(estimate.low)} and {_said(high)}"
-        return self._at(*found, why)
+    def _above(self, estimate: Estimate) -> Ask | None:
+        """A larger load, where a limit seems broken but nothing bounds the capacity from above.
 
-    def _price(self, load: float, requests: int, estimate: Estimate) -> float:
-        """What a level costs, in user-seconds per cycle of a server that is not overloaded."""
-        before = self._told[-1].load
-        hand_over = (load + before) / 2 + abs(load - before)
-        slower = max(1.0, load / max(estimate.best, 1.0))
-        return slower * (hand_over + max(requests, CYCLES * load))
+        Levels below the edge cannot give it an upper end, however many there are.
+        """
+        top = max(t.load for t in self._told)
+        first = min(t.load for t in self._told if t.broken)
+        tried = sum(t.load > first for t in self._told)
+        load = min(self._most, top * (_ABOVE if tried < 2 else _LEAP_MOST))
+        if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
+            return None
+        return self._at(
+            load, self._few(), f"a limit seems broken at {top:g}: one above, to be sure"
+        )
+
+    def _refine(self, estimate: Estimate) -> Ask | None:
+        above = self._above(estimate)
+        if above is not None:
+            return above
+        high = estimate.high if estimate.high is not None else self._most
+        width = (high - estimate.low) / max(estimate.best, 1e-9)
+        inside = sum(estimate.low <= t.load <= high for t in self._told)
+        requests = self._few() if inside < 2 else self._worth(estimate, width)
+        # While little is known a level below the edge is cheaper than one above it.
+        shares = (0.5, 0.35, 0.65, 0.25, 0.75, 0.1, 0.9, 0.0, 1.0)
+        for share in (0.35, *shares) if width > _WIDE * self._precision else shares:
+            load = self._quantile(share)
+            if self._whole:
+                load = max(1.0, float(round(load)))
+            if not self._tried(load) and load <= self._most:
+                why = f"the capacity lies within {_said(estimate.low)} and {_said(high)}"
+                return self._at(load, requests, why)
+        for load in (math.floor(estimate.low), math.ceil(high) + 1):
+            if self._whole and 1 <= load <= self._most and not self._tried(load):
+                return self._at(load, requests, "the interval's own ends")
+        return self._stop("every level within the interval has been measured")
+
+    def _worth(self, estimate: Estimate, width: float) -> int:
+        """Requests that should bring the interval to the precision asked for.
+
+        Its width falls with the root of the requests near the edge, once it is noise that makes it.
+        """
+        have = self._near(estimate)
+        wanted = have * ((1.2 * width / self._precision) ** 2 - 1)
+        return int(min(max(wanted, self._requests), _MORE_MOST * self._requests))
 
     def _tried(self, load: float) -> bool:
         if self._barred is not None and self._rounded(load) >= self._barred:
@@ -244,6 +267,11 @@ class Search:
 
     def _near(self, estimate: Estimate) -> int:
         return self._known.requests_near(estimate) or self._few()
+
+    def _quantile(self, share: float) -> float:
+        found = self._known.quantile(share)
+        # Where a limit seems broken already, a far larger load would cost much and tell little.
+        return min(found, self._most, _BEYOND * max(t.load for t in self._told))
 
     def _moved(self) -> str | None:
         """That the server changed between levels of about the same load, where it surely did."""

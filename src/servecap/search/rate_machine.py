@@ -26,11 +26,6 @@ _ROOM = 1.3  # times the least window, for warm-up and noise
 _CLOSE_BY = 0.97  # of the rate of answers: what it would take to promise that much is told
 _NEAR_REACH = 0.98  # of the largest rate that there is time for: as good as that
 _LENGTH_MOST = 0.9  # of the longest time of a level that its window may need
-_ABOVE = 1.25  # times the largest rate tried, to find an upper end; later ones leap
-_ABOVE_LEAP = 2.0
-_ABOVE_MOST = 7  # levels above the estimate that may be spent on it
-_BROKEN_BEYOND = 1.5  # times the largest rate tried, once a limit seems broken
-_MORE_MOST = 4  # a level near the edge takes at most so many times the usual requests
 
 # Mean responses that a level lasts at least. Waits come in bursts, about as long as a response
 # where many are served at once: most short looks see fewer of them than there are.
@@ -162,35 +157,6 @@ class RateSearch(Search):
             if load <= self._most and not self._tried(load):
                 return self._at(load, requests, "above what it can answer")
         return None
-
-    def _above(self, estimate: Estimate) -> Ask | None:
-        """A larger load, where a limit seems broken but nothing bounds the capacity from above.
-
-        Levels below the edge cannot give it an upper end, however many there are.
-        """
-        top = max(t.load for t in self._told)
-        first = min(t.load for t in self._told if t.broken)
-        tried = sum(t.load > first for t in self._told)
-        load = min(self._most, top * (_ABOVE if tried < 2 else _ABOVE_LEAP))
-        if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
-            return None
-        return self._at(
-            load, self._few(), f"a limit seems broken at {top:g}: one above, to be sure"
-        )
-
-    def _worth(self, estimate: Estimate, width: float) -> int:
-        """Requests that should bring the interval to the precision asked for.
-
-        Its width falls with the root of the requests near the edge, once it is noise that makes it.
-        """
-        have = self._near(estimate)
-        wanted = have * ((1.2 * width / self._precision) ** 2 - 1)
-        return int(min(max(wanted, self._requests), _MORE_MOST * self._requests))
-
-    def _quantile(self, share: float) -> float:
-        found = self._known.quantile(share)
-        # Where a limit seems broken already, a far larger load would cost much and tell little.
-        return min(found, self._most, _BROKEN_BEYOND * max(t.load for t in self._told))
 
     def _reach(self) -> float:
         """The largest rate that the longest level can show to be carried."""
