@@ -2,8 +2,9 @@
 
 Each of the others is run with more and fewer requests per level, and halves less or more finely;
 of all these settings the cheapest that is as exact as servecap counts (between two settings, by a
-straight line over the logarithms). Error is the root mean square of (answer / capacity - 1), once
-over all servers and once without the worst twentieth of a rule's answers, since few can make it.
+straight line over the logarithms). Error is the root mean square of (answer / capacity - 1), over
+all servers and without the worst twentieth of a rule's answers, since few can make it; and its 90th
+percentile. The servers are drawn anew to see how much hangs on which they are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from functools import partial
 
 import numpy as np
 from rules import Answer, attainment_bisect, double_and_bisect, isotonic_root, ours
-from servers import SHAPES, Server, server
+from servers import SHAPES, Floats, Server, server
+
+from servecap.search.known import Ints
 
 Rule = Callable[[Server, np.random.Generator], Answer]
 TIMES = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32)
@@ -42,11 +45,19 @@ PEERS: dict[str, dict[str, Rule]] = {
     },
 }
 KEPT = 0.95  # of the answers, where the worst are left out
-Point = tuple[float, float, float]  # user-seconds, error, error without the worst
+DRAWS = 200  # of the servers, with replacement, for the interval of the ratio
+Point = tuple[float, float]  # user-seconds, error
+ERRORS: dict[str, Callable[[Floats], float]] = {
+    "root mean square of all": lambda e: math.sqrt(np.square(e).mean()),
+    "root mean square of 95%": lambda e: math.sqrt(
+        np.sort(np.square(e))[: math.ceil(KEPT * len(e))].mean()
+    ),
+    "90th percentile": lambda e: float(np.quantile(np.abs(e), 0.9)),
+}
 
 
-def of_rule(rule: Rule, number: int, seeds: range) -> Point:
-    """Geometric mean of the user-seconds, and the errors, over all servers with a capacity."""
+def of_rule(rule: Rule, number: int, seeds: range) -> tuple[Floats, Floats]:
+    """Logarithms of the user-seconds, and the errors, of all servers with a capacity."""
     errors, costs = [], []
     for shape in SHAPES:
         for seed in seeds:
@@ -56,46 +67,61 @@ def of_rule(rule: Rule, number: int, seeds: range) -> Point:
                 continue
             found = rule(subject, np.random.default_rng([seed, SHAPES.index(shape), number]))
             errors.append(found.best / truth - 1)
-            costs.append(found.user_s)
-    square = np.sort(np.square(errors))
-    most = math.ceil(KEPT * len(square))
-    cost = math.exp(float(np.mean(np.log(costs))))
-    return cost, math.sqrt(square.mean()), math.sqrt(square[:most].mean())
+            costs.append(math.log(found.user_s))
+    return np.array(costs), np.array(errors)
 
 
-def least_cost(points: list[Point], error: float, which: int) -> float:
+def least_cost(points: list[Point], error: float) -> float:
     """The least user-seconds with that error or less; infinite where no setting reaches it."""
-    ordered = sorted(points)
-    best = min((p[0] for p in ordered if p[which] <= error), default=math.inf)
-    for a in ordered:
-        for b in ordered:
-            if a[which] > error >= b[which] and a[0] < b[0]:
-                share = math.log(a[which] / error) / math.log(a[which] / b[which])
-                best = min(best, a[0] * (b[0] / a[0]) ** share)
+    best = min((cost for cost, e in points if e <= error), default=math.inf)
+    for cost, e in points:
+        for other, less in points:
+            if e > error >= less > 0 and cost < other:
+                share = math.log(e / error) / math.log(e / less)
+                best = min(best, cost * (other / cost) ** share)
     return best
 
 
+def ratios(found: dict[str, tuple[Floats, Floats]], name: str, of: str, at: Ints) -> Floats:
+    """What each peer costs at that rule's error, on the servers numbered *at*, to its own cost."""
+
+    def point(rule: str) -> Point:
+        costs, errors = found[rule]
+        return math.exp(costs[at].mean()), ERRORS[of](errors[at])
+
+    own_cost, error = point(name)
+    return np.array(
+        [
+            least_cost([point(f"{peer}, {s}") for s in settings], error) / own_cost
+            for peer, settings in PEERS.items()
+        ]
+    )
+
+
 def main(per_shape: int, first: int) -> None:
-    """Prints the cost and error of every setting, and the ratios at servecap's errors."""
+    """Prints the cost and errors of every setting, and the ratios at servecap's errors."""
     seeds = range(first, first + per_shape)
     rules = {**OURS}
     for peer, settings in PEERS.items():
         rules.update({f"{peer}, {name}": rule for name, rule in settings.items()})
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(of_rule, r, n, seeds) for n, r in enumerate(rules.values())]
-        points: dict[str, Point] = dict(zip(rules, [j.result() for j in jobs], strict=True))
-    for name, (cost, error, most) in points.items():
-        print(f"{name:34} user-s {cost:12,.0f}  error {error:6.2%}, of 95% {most:6.2%}")
-    for which, of in ((1, "all"), (2, "95% of the answers")):
-        print(f"user-seconds at the same error of {of}, to ours:")
+        found = dict(zip(rules, [j.result() for j in jobs], strict=True))
+    for name, (costs, errors) in found.items():
+        told = "  ".join(f"{of} {measure(errors):6.2%}" for of, measure in ERRORS.items())
+        print(f"{name:34} user-s {math.exp(costs.mean()):12,.0f}  {told}")
+    count = len(next(iter(found.values()))[0])
+    rng = np.random.default_rng(0)
+    for of in ERRORS:
+        print(f"user-seconds at the same error ({of}), to ours; best peer: middle 90% of redraws")
         for name in OURS:
-            cost, error = points[name][0], points[name][which]
-            ratios = {
-                peer: least_cost([points[f"{peer}, {s}"] for s in PEERS[peer]], error, which) / cost
-                for peer in PEERS
-            }
-            told = "  ".join(f"{peer} {ratio:5.2f}" for peer, ratio in ratios.items())
-            print(f"  {name:14} {error:6.2%}: {told}  best peer {min(ratios.values()):.2f}")
+            each = ratios(found, name, of, np.arange(count))
+            drawn = [
+                ratios(found, name, of, rng.integers(0, count, count)).min() for _ in range(DRAWS)
+            ]
+            told = "  ".join(f"{peer} {r:5.2f}" for peer, r in zip(PEERS, each, strict=True))
+            low, high = np.quantile(drawn, [0.05, 0.95])
+            print(f"  {name:14}: {told}  best peer {each.min():.2f} ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":
