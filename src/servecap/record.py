@@ -276,11 +276,8 @@ def _from_json(kind: type, value: Any) -> Any:
     if kind is Times or kind is Counts:
         try:
             return _counts(value) if kind is Counts else _times(value)
-        except (
-            OverflowError,
-            struct.error,
-        ) as error:  # msgspec makes a DecodeError of the other kinds
-            raise ValueError(str(error)) from None
+        except (OverflowError, struct.error) as error:
+            raise ValueError(str(error)) from None  # msgspec makes a DecodeError of the other kinds
     raise TypeError(f"cannot decode {kind}")
 
 
