@@ -117,7 +117,8 @@ class Search:
             again = self._to_confirm()
             if again is not None:
                 return again
-            return self._stop(f"the interval is within {self._precision:.3g} of the capacity")
+            wanted = f"{self._precision * 100:.3g}%"
+            return self._stop(f"the interval is within {wanted} of the capacity")
         return self._refine(estimate)
 
     def _to_name(self, estimate: Estimate) -> Ask | None:
