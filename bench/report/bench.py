@@ -180,8 +180,8 @@ def main() -> None:
         size = (folder / RECORDS).stat().st_size
         print(f"{given.requests:,} requests x {given.chunks} chunks, {size / 2**20:,.0f} MiB")
         told = {name: statistics.median(r[name] for r in rounds) for name in PARTS}
-        for name, took_s in told.items():
-            print(f"{name:10} {took_s:6.2f} s CPU")
+        for name, part_s in told.items():
+            print(f"{name:10} {part_s:6.2f} s CPU")
         print(f"{'command':10} {cpu_s:6.2f} s CPU, {took_s:.2f} s on the clock (bar: 5 s)")
         print(f"{'memory':10} {memory:6.0f} MiB at most")
         print(f"page       {page.stat().st_size / 2**20:6.2f} MiB       (bar: 2 MB)")
