@@ -53,15 +53,16 @@ _SERVER: dict[str, Value] = {
 }
 
 
+# Those of `_CLIENT` that are columns, too.
+_COLUMNS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s", "gap": "gap_max_s"}
+
+
 def figures(metric: str, told: Columns, *, server: bool) -> stats.Floats:
     """The metric of every record, as `value_of` reads it; NaN where it has none."""
     if not server and metric in _COLUMNS:
         column: stats.Floats = getattr(told, _COLUMNS[metric])
         return column
     return np.array(list(map(value_of(metric, server=server), told.records)), dtype=np.float64)
-
-
-_COLUMNS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s", "gap": "gap_max_s"}
 
 
 def kept(slo: Slo, told: Columns, *, server: bool) -> Bools:

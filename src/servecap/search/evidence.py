@@ -84,6 +84,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sh
         return self.requests / self.worth, min(_BATCHES, self.over, self.requests - self.over)
 
     def scattering(self, scatter: float) -> Share:
+        """Where so many of its requests tell as much as one."""
         return self.scored(self.requests / max(1.0, scatter))
 
     def worth_at_most(self, most: float) -> Share:
@@ -109,9 +110,11 @@ class Percentile(Share, frozen=True, kw_only=True, tag_field="kind", tag="percen
         return noise(self), min(_BATCHES, tail) if near(self) else 0.0
 
     def scattering(self, scatter: float) -> Percentile:
+        """Where one request's value has that variance."""
         return msgspec.structs.replace(self, error=_error(self, scatter))
 
     def scored(self, worth: float) -> Percentile:
+        """The same value, with the error that so many independent requests leave."""
         error = self.error * math.sqrt(self.worth / worth)
         return msgspec.structs.replace(self, error=error, worth=worth)
 

@@ -16,7 +16,7 @@ import numpy as np
 from servecap.search.evidence import Margin, near, noise
 from servecap.stats import Floats
 
-_ALIKE = 0.25
+_ALIKE = 0.25  # of the logarithm of the load: levels so near to each other spread alike
 # A level's own variance is widened so that it is seldom too small, which makes it too large on
 # average: by 1.2 to 1.9 for log-normal values with correlated neighbours. An average needs it less.
 _WIDENED = 1.5
