@@ -194,7 +194,10 @@ def read_search(path: Path) -> SearchResult | RateResult:
             return msgspec.json.decode(data, type=RateResult)
         return msgspec.json.decode(data, type=SearchResult)
     except (OSError, *UNREADABLE) as error:
-        raise UsageError(f"{str(path)!r} is no stored search: {error}") from None
+        raise UsageError(
+            f"{str(path)!r} is no search of this version of servecap ({error}): report the runs of "
+            "its levels, each in a folder beside it"
+        ) from None
 
 
 def _print(stored: Stored) -> None:
