@@ -66,7 +66,7 @@ def page_of(run: Run, **more: object) -> Page:
     return Page(render(runs=[(run, summarize(run))], **more))  # type: ignore[arg-type]
 
 
-def cell(gpu: str, tp: int, users: int | None, **more: object) -> Cell:
+def cell(gpu: str = "A30", tp: int = 4, users: int | None = 45, **more: object) -> Cell:
     fields: dict[str, object] = {
         "model": "llama-13b", "gpu": gpu, "tp": tp, "scenario": "chat", "origin": "measured",
         "provenance": "table.csv:1", "ttft_s": 2.0, "tpot_s": 0.08, "error_rate": 0.0,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from test_html import cell
 from test_language import Input, hold
 
 from servecap import slo as slos
@@ -17,16 +18,6 @@ from servecap.plan.outlook import with_outlook
 from servecap.plan.supply import _bought
 
 PRICES = (Price("A30", 4.0, "node"), Price("A100", 16.0, "node"))
-
-
-def cell(gpu: str = "A30", tp: int = 4, users: int = 45, **changes: object) -> Cell:
-    base = Cell(
-        model="small", gpu=gpu, tp=tp, scenario="chat", origin="measured", provenance="t",
-        capacity=Capacity(users=users, users_high=None), error_rate=0.0, ttft_s=2.0, tpot_s=0.06,
-    )  # fmt: skip
-    return msgspec.structs.replace(base, **changes)
-
-
 CELLS = [cell(), cell("A100", 4, 225)]
 LARGE = cell("A100", 4, 30, model="large")
 MODELLED = cell(origin="predicted", capacity=Capacity(
@@ -84,7 +75,7 @@ ASKED = [
     (CELLS, of_registered(90_000, 0.01), Supply(notes=BOUGHT)),
     (CELLS, of_profile(Profile("users", (20.0, 90.0)), growth=0.5), Supply()),
     (CELLS, of_profile(Profile("users", (20.0, 90.0))), Supply()),
-    ([*CELLS, LARGE], of_models({"small": 225, "large": 25}, growth=0.1), Supply()),
+    ([*CELLS, LARGE], of_models({"llama-13b": 225, "large": 25}, growth=0.1), Supply()),
     (CELLS, Demand(900), Supply(zones=3, zone_weights=(2, 1, 1))),
     (CELLS, Demand(700), Supply(prices=PRICES, nodes_max_of={"A30": 3, "A100": 1})),
     (CELLS, Demand(800), Supply(prices=PRICES, nodes_max_of={"A30": 3, "A100": 1})),
@@ -100,9 +91,9 @@ ASKED = [
     ([cell(requests_per_s=3.0)], Demand(requests_per_s=13.0), Supply()),
     ([cell(avg_output_tokens=101.0)], Demand(requests_per_s=13.0), Supply()),
     ([cell(), cell("A100", requests_per_s=1.0)], Demand(requests_per_s=13.0), Supply()),
-    ([*CELLS, LARGE], Demand(users=250, users_of={"small": 225, "large": 25}),
+    ([*CELLS, LARGE], Demand(users=250, users_of={"llama-13b": 225, "large": 25}),
      Supply(prices=(Price("A30", 40.0, "node"), PRICES[1]))),
-    ([*CELLS, LARGE], Demand(users=250, users_of={"small": 225, "large": 25}), Supply()),
+    ([*CELLS, LARGE], Demand(users=250, users_of={"llama-13b": 225, "large": 25}), Supply()),
     ([MODELLED, CELLS[1]], Demand(900), Supply()),
     ([cell(tp=3), cell(tp=16), cell(tp=2, users=1)], Demand(90), Supply(used_share_max=0.5)),
     ([cell(tp=2, users=22), cell(tp=4, users=44), cell(tp=8, users=88)], Demand(90), Supply()),
