@@ -16,7 +16,6 @@ from scripted import DONE, HELLO, STOP, USAGE, Call, chunk, serving
 from servecap.wire.clock import Clock
 
 OFFSET_S = 0.003  # between two clocks of one machine, read by two threads
-BLOCK_S = 0.2
 
 linux = pytest.mark.skipif(
     sys.platform != "linux", reason="receive times are the kernel's on Linux"
@@ -49,16 +48,16 @@ def test_stamps_lie_between_before_and_after_the_servers_write() -> None:
     with serving(trickle) as server:
         (record,) = ask(server.url, clock=clock)
     assert len(record.chunk_s) == 20
-    late = 0
     for at_s, (before, after) in zip(record.chunk_s, written.spans, strict=True):
-        assert before - OFFSET_S <= clock.start_s + at_s
-        late += clock.start_s + at_s > after + OFFSET_S
-    assert late <= 2  # a busy host hands a packet over some ms after it was written
+        assert before - OFFSET_S <= clock.start_s + at_s <= after + OFFSET_S
 
 
-@linux
-def test_client_that_is_held_up_does_not_add_its_delay() -> None:
-    """The token arrives while the client's loop is blocked, which its time tells nothing of."""
+def held_up() -> tuple[float, float, float, float]:
+    """A token that comes while the client's loop is blocked for 200 ms.
+
+    Returns:
+        when it came, before and after it was written, and the end of the block.
+    """
     written, clock = Written(), Clock()
     blocked, sent = threading.Event(), threading.Event()
     ended_s: list[float] = []
@@ -73,16 +72,23 @@ def test_client_that_is_held_up_does_not_add_its_delay() -> None:
     def block() -> None:
         blocked.set()
         assert sent.wait(10)
-        time.sleep(BLOCK_S)  # the block itself is what is tested
+        time.sleep(0.2)  # the block itself is what is tested
         ended_s.append(time.monotonic())
 
     with serving(while_blocked) as server:
         (record,) = ask(server.url, clock=clock, on_start=lambda loop: loop.call_later(0.05, block))
     ((before, after),) = written.spans
     assert record.first_token_s is not None
-    first = clock.start_s + record.first_token_s
-    assert before - OFFSET_S <= first <= after + BLOCK_S / 4
-    assert first < ended_s[0] - BLOCK_S / 2
+    return clock.start_s + record.first_token_s, before, after, ended_s[0]
+
+
+@linux
+def test_client_that_is_held_up_does_not_add_its_delay() -> None:
+    first, before, after, ended = held_up()
+    if first > after + OFFSET_S:  # a busy host holds a packet for some ms, but not again
+        first, before, after, ended = held_up()
+    assert before - OFFSET_S <= first <= after + OFFSET_S
+    assert first < ended - 0.19
 
 
 def test_load_without_the_garbage_collector_leaves_no_garbage() -> None:
