@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ import msgspec
 
 from servecap.errors import UNREADABLE
 
-Source = Literal["server", "gpu", "client", "node"]
+Source = Literal["server", "gpu", "client", "node", "run"]  # run: only to say that it is over
 TELEMETRY = "telemetry.jsonl"
 
 
@@ -63,6 +64,18 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _decoder = msgspec.json.Decoder(Sample)
 
 
+def end(folder: Path, at_s: float) -> None:
+    """The run in *folder* is over, *at_s* after its start; what is written later is not of it.
+
+    The sampler is a process of its own and would have to be waited for. A line that is appended
+    stands whole before or after this one, so that the run that is returned now and the one that is
+    read later have the same samples.
+    """
+    over = Sample(at_s=round(at_s, 4), source="run", took_s=0.0, over=True)
+    with contextlib.suppress(OSError), (folder / TELEMETRY).open("ab", buffering=0) as file:
+        file.write(msgspec.json.encode(over) + b"\n")
+
+
 def read(folder: Path) -> tuple[Sample, ...]:
     """The samples of the run in *folder*, if any; a cut-off line is left out."""
     try:
@@ -72,7 +85,10 @@ def read(folder: Path) -> tuple[Sample, ...]:
     found: list[Sample] = []
     for line in lines[:-1]:
         try:
-            found.append(_decoder.decode(line))
+            sample = _decoder.decode(line)
         except UNREADABLE:
             continue  # figures beside the measurement: what is whole is used
+        if sample.source == "run":
+            break
+        found.append(sample)
     return tuple(found)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from servecap.sample import TELEMETRY, Sample, read
+from servecap.sample import TELEMETRY, Sample, end, read
 from servecap.telemetry import Sampler
 from servecap.telemetry.sampler import Watch
 from servecap.telemetry.sources import Exporter, NotThere, look
@@ -98,6 +98,18 @@ def test_it_ends_with_the_client(tmp_path: Path) -> None:
     assert child.stdin is not None
     child.stdin.close()  # as when the client is killed
     child.wait(10)
+
+
+def test_what_is_written_after_the_end_is_not_of_the_run(tmp_path: Path) -> None:
+    """The sampler may be about to write when the run ends: returned and stored must be the same."""
+    seen = b'{"at_s":1.0,"source":"client","took_s":0.0}\n'
+    (tmp_path / TELEMETRY).write_bytes(seen)
+    end(tmp_path, 1.5)
+    returned = read(tmp_path)
+    with (tmp_path / TELEMETRY).open("ab") as late:
+        late.write(seen)
+    assert read(tmp_path) == returned
+    assert [s.at_s for s in returned] == [1.0]
 
 
 def test_a_cut_off_line_is_left_out(tmp_path: Path) -> None:

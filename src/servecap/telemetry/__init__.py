@@ -16,7 +16,7 @@ from typing import Self
 
 import msgspec
 
-from servecap.sample import TELEMETRY
+from servecap.sample import TELEMETRY, end
 from servecap.telemetry.sampler import Into, Watch
 
 MOST_SAMPLES = 3600  # of each source in a run, so that a long one's file stays small
@@ -29,6 +29,7 @@ class Sampler:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._child: subprocess.Popen[bytes] | None = None
+        self._run: tuple[Path, float] | None = None  # that goes on: its folder, and when it began
 
     def __enter__(self) -> Self:
         return self
@@ -54,12 +55,16 @@ class Sampler:
         self.start()
         every_s = max(1.0, longest_s / MOST_SAMPLES)
         path = str((folder / TELEMETRY).resolve())
-        self._tell(Into(path=path, zero_s=time.monotonic(), every_s=every_s))
+        self._run = folder, time.monotonic()
+        self._tell(Into(path=path, zero_s=self._run[1], every_s=every_s))
 
     def rest(self) -> None:
         """The run is over."""
         if self._child is not None:
             self._tell(Into(path=None))
+        run, self._run = self._run, None
+        if run is not None:
+            end(run[0], time.monotonic() - run[1])
 
     def _tell(self, what: object) -> None:
         assert self._child is not None
