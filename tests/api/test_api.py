@@ -81,10 +81,7 @@ def test_a_notebook_is_no_obstacle(url: str, tmp_path: Path) -> None:
 
     found = asyncio.run(cell())
     assert found.summary.requests_ok == 12
-    page = found._repr_html_()
-    assert page.startswith("<pre>")
-    assert "&lt;" in page
-    assert not re.search(r"<(?!/?pre>)", page)
+    assert "<strong>VALID" in found._repr_html_()
 
 
 def test_a_search_returns_its_levels(url: str, tmp_path: Path) -> None:

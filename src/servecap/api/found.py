@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 class _Shown:
-    """A result that prints itself as the command line does."""
+    """A result that prints itself as the command line does, and shows the same in a notebook."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        from servecap.report import notebook
+
+        return notebook.in_lines(str(self))
 
 
 class RunFound(msgspec.Struct, _Shown, frozen=True):
@@ -48,6 +50,18 @@ class RunFound(msgspec.Struct, _Shown, frozen=True):
 
         return summary_text(self.run, self.summary)
 
+    def _repr_html_(self) -> str:
+        from servecap.report import facts, notebook, words
+
+        slo, latency, *others = facts.tables(self.run, self.summary)
+        warnings = facts.warnings(self.run, self.summary)
+        return notebook.fragment(
+            words.headline(self.run, self.summary),
+            [slo, latency],
+            lists=[("Warnings", warnings)],
+            folded=others,
+        )
+
 
 class SearchFound(msgspec.Struct, _Shown, frozen=True):
     """The most users for whom the SLO holds."""
@@ -64,6 +78,12 @@ class SearchFound(msgspec.Struct, _Shown, frozen=True):
         from servecap.report.search_text import search_text
 
         return search_text(self.search)
+
+    def _repr_html_(self) -> str:
+        from servecap.report import notebook, overview, search_text
+
+        table = search_text.level_table(self.search)
+        return notebook.fragment(overview.search_headline(self.search), [table])
 
 
 class RateFound(msgspec.Struct, _Shown, frozen=True):
@@ -82,6 +102,12 @@ class RateFound(msgspec.Struct, _Shown, frozen=True):
 
         return search_text(self.search)
 
+    def _repr_html_(self) -> str:
+        from servecap.report import notebook, overview, rate_text
+
+        table = rate_text.level_table(self.search)
+        return notebook.fragment(overview.rate_headline(self.search), [table])
+
 
 class MatrixFound(msgspec.Struct, _Shown, frozen=True):
     """The cells of a matrix that have figures."""
@@ -94,6 +120,12 @@ class MatrixFound(msgspec.Struct, _Shown, frozen=True):
 
         return files.to_markdown(list(self.cells))
 
+    def _repr_html_(self) -> str:
+        from servecap.report import notebook, overview
+
+        head = overview.matrix_headline(self.cells)
+        return notebook.fragment(head, [overview.matrix_table(self.cells)])
+
 
 class PlanFound(msgspec.Struct, _Shown, frozen=True):
     """A deployment, and the cells that it was made from."""
@@ -105,6 +137,12 @@ class PlanFound(msgspec.Struct, _Shown, frozen=True):
         from servecap.report.plan_text import plan_text
 
         return plan_text(self.plan)
+
+    def _repr_html_(self) -> str:
+        from servecap.report import notebook, overview, plan_text
+
+        head, tables = overview.plan_headline(self.plan), plan_text.tables(self.plan)
+        return notebook.fragment(head, tables, folded_lists=plan_text.lists_of(self.plan))
 
 
 class Predicted(msgspec.Struct, _Shown, frozen=True):
@@ -136,6 +174,14 @@ class Compared(msgspec.Struct, _Shown, frozen=True):
         from servecap.report.compare_text import comparison_text
 
         return comparison_text(self.comparison, self.gates)
+
+    def _repr_html_(self) -> str:
+        from servecap.report import compare_text, notebook
+
+        found, gates = self.comparison, self.gates
+        lists = compare_text.lists_of(found, gates)
+        head = compare_text.page_headline([(found, gates)])
+        return notebook.fragment(head, [compare_text.table(found)], lists=lists)
 
 
 class Audited(msgspec.Struct, _Shown, frozen=True):

@@ -176,40 +176,17 @@ def _compared_section(told: Compared, name: str, lang: str) -> Section:
         title=compare_text.title(found),
         tables=tables,
         pictures=[picture(chart, lang) for chart in drawn],
-        lists=_clean_lists(compare_text.lists_of(found, told.gates)),
+        lists=units.clean_lists(compare_text.lists_of(found, told.gates)),
     )
 
 
 def _plan_section(plan: Plan, lang: str) -> Section:
-    models = [
-        (f"{model.model}: why", [
-            *(f"{sentence}." for sentence in model.why),
-            *(f"{sentence}." for sentence in plan_text.beside(model)),
-            *(f"{gpu.gpu}: {'. '.join(gpu.reasons)}." for gpu in model.gpus if gpu.reasons),
-            *(f"{gpu.gpu}, mind: {warning}." for gpu in model.gpus for warning in gpu.warnings),
-        ])
-        for model in plan.models
-    ]  # fmt: skip
-    checks = [
-        (f"Simulation of {check.choice}", [
-            f"{plan_text.check_line(check)}.", f"{check.simulated}, {check.requests} requests",
-            *check.told,
-        ])
-        for check in plan.checks
-    ]  # fmt: skip
-    outlook = [] if plan.outlook is None else plan_text.outlook_lists(plan.outlook)
-    left_out = [
-        (f"{model.model}: left out", [f"{x.cell}: {x.reason}" for x in model.left_out])
-        for model in plan.models
-    ]
-    other = ("Cells of other scenarios, not used", [f"{x.cell}: {x.reason}" for x in plan.left_out])
-    caveats = ("What this plan does not know", list(plan.caveats))
     return Section(
         name="plan",
         title=f"Plan for {units.clean(plan.demand.text)}",
         tables=plan_text.tables(plan),
         pictures=[picture(chart, lang) for chart in chart_capacity.plan_charts(plan.models)],
-        lists=_clean_lists([*checks, *models, *outlook, *left_out, other, caveats]),
+        lists=plan_text.lists_of(plan),
     )
 
 
@@ -236,14 +213,6 @@ def _matrix_section(cells: Sequence[Cell], lang: str) -> Section:
         pictures=[picture(chart, lang) for chart in chart_capacity.matrix_charts(cells)],
         lists=[],
     )
-
-
-def _clean_lists(lists: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
-    return [
-        (units.clean(name), [units.clean(item, 600) for item in items])
-        for name, items in lists
-        if items
-    ]
 
 
 def _run_parts(runs: Runs, lang: str) -> list[RunPart]:

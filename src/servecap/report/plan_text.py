@@ -100,6 +100,33 @@ def tables(plan: Plan) -> list[Table]:
     return [_table(model) for model in plan.models]
 
 
+def lists_of(plan: Plan) -> list[tuple[str, list[str]]]:
+    """What stands beside the tables on a page: heading and items of each part that is not empty."""
+    models = [
+        (f"{model.model}: why", [
+            *(f"{sentence}." for sentence in model.why),
+            *(f"{sentence}." for sentence in beside(model)),
+            *(f"{gpu.gpu}: {'. '.join(gpu.reasons)}." for gpu in model.gpus if gpu.reasons),
+            *(f"{gpu.gpu}, mind: {warning}." for gpu in model.gpus for warning in gpu.warnings),
+        ])
+        for model in plan.models
+    ]  # fmt: skip
+    checks = [
+        (f"Simulation of {check.choice}", [
+            f"{check_line(check)}.", f"{check.simulated}, {check.requests} requests", *check.told,
+        ])
+        for check in plan.checks
+    ]  # fmt: skip
+    outlook = [] if plan.outlook is None else outlook_lists(plan.outlook)
+    left_out = [
+        (f"{model.model}: left out", [f"{x.cell}: {x.reason}" for x in model.left_out])
+        for model in plan.models
+    ]
+    other = ("Cells of other scenarios, not used", [f"{x.cell}: {x.reason}" for x in plan.left_out])
+    caveats = ("What this plan does not know", list(plan.caveats))
+    return units.clean_lists([*checks, *models, *outlook, *left_out, other, caveats])
+
+
 def _ranked(model: ModelPlan) -> str:
     return "lowest cost" if model.ranked_by == "usd_per_h" else "fewest GPUs"
 

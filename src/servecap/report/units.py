@@ -174,6 +174,11 @@ def clean(text: str, most: int = 300) -> str:
     return seen if len(seen) <= most else seen[: most - 3] + "..."
 
 
+def clean_lists(lists: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Headings with their items, safe to print; what has no items is left away."""
+    return [(clean(name), [clean(item, 600) for item in items]) for name, items in lists if items]
+
+
 def _visible(char: str) -> str:
     if char in "\n\r\t":
         return " "
