@@ -6,8 +6,12 @@ import copy
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Threads of a linear algebra library would fight with the load for the cores (and the small
 # matrices here are faster without them). To be set before numpy is imported.
@@ -36,6 +40,7 @@ COMMANDS = {
     "demo": "The whole way on the embedded emulator, in under three minutes.",
 }
 
+COMPLETING = "_SERVECAP_COMPLETE"  # set by the shell that asks what may follow
 MODULES = {"import": "importing"}  # of commands that are no names in Python
 
 EPILOG = """\b
@@ -53,6 +58,10 @@ Ctrl-C.
 def _command(name: str) -> click.Command:
     module = importlib.import_module(f"servecap.cli.{MODULES.get(name, name.replace('-', '_'))}")
     command: click.Command = module.command
+    if COMPLETING in os.environ:
+        from servecap.cli import completion
+
+        completion.teach(command, name)
     _from_environment(command, f"SERVECAP_{name}")
     return command
 
@@ -85,6 +94,14 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return _command(cmd_name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Commands with what they do, without loading them; and the options before them."""
+        from click.shell_completion import CompletionItem
+
+        known = [(x, said) for x, said in COMMANDS.items() if x.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=said) for name, said in known] + options
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -130,6 +147,8 @@ def _printable(text: str) -> str:
 
 def main() -> None:
     """Run the command line; a deliberate failure is one line on stderr and an exit code."""
+    if COMPLETING in os.environ:
+        from servecap.cli import completion  # noqa: F401  (what it tells fish)
     try:
         code = cli.main(standalone_mode=False)
     except ServecapError as error:
