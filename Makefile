@@ -25,7 +25,8 @@ demo: $(READY)
 	$(BIN)/servecap demo
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not timed" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m "not slow and timed"
 
 test-all: $(READY)
 	$(BIN)/pytest

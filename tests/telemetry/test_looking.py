@@ -25,7 +25,7 @@ SMALL = EmulatorConfig(model="llama-13b", gpu="a100-40gb", tp=4, model_name="tin
 ASKED = Scenario(
     load=ClosedLoop(users=6, think_s=(0.0, 0.1)),
     workload=WorkloadSpec(source="fixed:20/30"),
-    stop=StopRule(duration_s=8.0),
+    stop=StopRule(duration_s=4.0),
 )
 
 
