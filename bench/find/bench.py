@@ -7,7 +7,7 @@ import time
 from statistics import median
 
 import numpy as np
-from rules import RULES, Answer
+from rules import RULES, Answer, Meter
 from servers import SHAPES, server
 
 
@@ -21,7 +21,7 @@ def main(per_shape: int, names: list[str]) -> None:
             truth = subject.capacity()
             for number, name in enumerate(names):
                 rng = np.random.default_rng([seed, SHAPES.index(shape), number])
-                rows[name].append((shape, truth, RULES[name](subject, rng)))
+                rows[name].append((shape, truth, RULES[name](Meter(subject, rng))))
     print(f"{per_shape * len(SHAPES)} servers, {time.perf_counter() - started:.0f} s")
     for name in names:
         print(_line(name, rows[name]))

@@ -1,7 +1,8 @@
-"""Search rules on a made-up server: servecap's own, and how others go about it.
+"""Search rules: how others go about it, and servecap's own on servers that are formulas.
 
-Each rule sees the same server, pays for its time in user-seconds, and gives an answer. The peers'
-rules are written from their documents: what a level costs and how it is decided, no more.
+The peers' rules are written from their documents: what a level asks for and how it is decided, no
+more. A rule is given something that runs levels and adds up their price in user-seconds: `Meter`
+for servers that are formulas, `playing.Anew` for engines that are simulated.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from servers import MOST_USERS, Floats, Server
@@ -30,13 +32,27 @@ class Answer:
     high: float | None
     user_s: float
     levels: int
+    clean: bool = True  # it neither says UNSURE nor INVALID, which the peers never do
+    valid: bool = True
+
+
+class Levels(Protocol):
+    """What runs a level of so many users, all new, and adds up the price."""
+
+    limits: tuple[Limit, ...]
+    user_s: float
+    levels: int
+
+    def level(self, users: int, requests: int, *, cold_cycles: float) -> dict[str, Floats]:
+        """Values by metric of *requests*, after that many cycles that are thrown away."""
 
 
 class Meter:
-    """Runs levels on a server and adds up their price."""
+    """Runs levels on a server that is a formula and adds up their price."""
 
     def __init__(self, server: Server, rng: np.random.Generator) -> None:
         self.server, self.rng = server, rng
+        self.limits = server.limits
         self.user_s = 0.0
         self.levels = 0
         self.users = 0.0  # of the population that lives on; 0: the next one starts anew
@@ -67,13 +83,14 @@ class Meter:
         self.users = 0.0 if given_up else users
         return server.sample(users, requests, self.rng)
 
-    def answer(self, best: float, low: float, high: float | None) -> Answer:
-        return Answer(best, low, high, self.user_s, self.levels)
+
+def _answer(meter: Levels, best: float, low: float, high: float | None) -> Answer:
+    return Answer(best, low, high, meter.user_s, meter.levels)
 
 
-def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -> Answer:
+def ours(meter: Meter, *, precision: float = 0.05) -> Answer:
     """servecap: a curve over all levels of one population that lives on."""
-    meter = Meter(server, rng)
+    server = meter.server
     search = Search(
         start=START,
         most=MOST_USERS,
@@ -96,7 +113,7 @@ def ours(server: Server, rng: np.random.Generator, *, precision: float = 0.05) -
     answer = search.estimate()
     assert answer is not None
     low = answer.low if answer.named is None else answer.named
-    return meter.answer(answer.best, low, answer.high)
+    return _answer(meter, answer.best, low, answer.high)
 
 
 CYCLES = 2.0  # the window's least length
@@ -105,83 +122,83 @@ GIVEN_UP_AFTER = 80  # requests that came after the ramp, one cycle
 
 
 def double_and_bisect(
-    server: Server, rng: np.random.Generator, *, times: float = 1.0, within: float = 0.0
+    meter: Levels, *, times: float = 1.0, within: float = 0.0, cold_cycles: float = 0
 ) -> Answer:
     """Double until a level fails, then halve down to one user; the mean of three runs of 2N.
 
     Args:
         times: as many requests per run.
         within: share of the answer at which halving ends.
+        cold_cycles: of each run, that are thrown away.
     """
-    meter = Meter(server, rng)
 
     def holds(users: int) -> bool:
         count = max(2, round(times * 2 * users))
-        runs = [meter.level(users, count, cold_cycles=0) for _ in range(3)]
+        runs = [meter.level(users, count, cold_cycles=cold_cycles) for _ in range(3)]
         return all(
             float(np.mean([_point(limit, run[limit.metric]) for run in runs])) <= limit.at_most_s
-            for limit in server.limits
+            for limit in meter.limits
         )
 
     low, high = _widen(holds, 1)
     while high is not None and high - low > max(1, within * low):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
-    return meter.answer(low, low, low if high is not None else None)
+    return _answer(meter, low, low, low if high is not None else None)
 
 
 def isotonic_root(
-    server: Server, rng: np.random.Generator, *, times: float = 1.0, levels: int = 10
+    meter: Levels, *, times: float = 1.0, levels: int = 10, cold_cycles: float = 1
 ) -> Answer:
     """Ten levels up to overload, made monotone, and the root by straight lines between them.
 
     Args:
         times: as many requests per level.
+        cold_cycles: of each level, that are thrown away.
     """
-    meter = Meter(server, rng)
     seen: dict[int, dict[str, Floats]] = {}
 
     def holds(users: int) -> bool:
         count = max(2, round(times * max(250, 2 * users)))
-        seen[users] = meter.level(users, count, cold_cycles=1)
-        return all(_point(x, seen[users][x.metric]) <= x.at_most_s for x in server.limits)
+        seen[users] = meter.level(users, count, cold_cycles=cold_cycles)
+        return all(_point(x, seen[users][x.metric]) <= x.at_most_s for x in meter.limits)
 
     low, high = _widen(holds, START)
     if high is None:
-        return meter.answer(low, low, None)
+        return _answer(meter, low, low, None)
     for users in np.unique(np.linspace(low, high, levels).round().astype(int))[1:-1]:
         holds(int(users))
     loads = sorted(seen)
     roots = []
-    for limit in server.limits:
+    for limit in meter.limits:
         values = [_point(limit, seen[n][limit.metric]) / limit.at_most_s for n in loads]
         roots.append(_root(loads, _isotonic(values)))
     best = math.floor(min(roots))
-    return meter.answer(best, best, best)
+    return _answer(meter, best, best, best)
 
 
 def attainment_bisect(
-    server: Server, rng: np.random.Generator, *, times: float = 1.0, within: float = 0.05
+    meter: Levels, *, times: float = 1.0, within: float = 0.05, cold_cycles: float = 1
 ) -> Answer:
     """Double, then halve down to 5%: a level holds if its share of good requests is enough.
 
     Args:
         times: as many requests per level.
         within: share of the answer at which halving ends.
+        cold_cycles: of each run, that are thrown away.
     """
-    meter = Meter(server, rng)
 
     def holds(users: int) -> bool:
         count = max(2, round(times * max(250, 2 * users)))
-        run = meter.level(users, count, cold_cycles=1)
-        return all(_point(x, run[x.metric]) <= x.at_most_s for x in server.limits)
+        run = meter.level(users, count, cold_cycles=cold_cycles)
+        return all(_point(x, run[x.metric]) <= x.at_most_s for x in meter.limits)
 
     low, high = _widen(holds, START)
     while high is not None and high - low > max(1, within * low):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     best = low if high is None else (low + high) / 2
-    return meter.answer(best, low, None if high is None else high - 1)
+    return _answer(meter, best, low, None if high is None else high - 1)
 
 
 def _point(limit: Limit, values: Floats) -> float:
@@ -221,10 +238,10 @@ def _root(loads: Sequence[int], used: Sequence[float]) -> float:
     return float(loads[-1])
 
 
-RULES: dict[str, Callable[[Server, np.random.Generator], Answer]] = {
+RULES: dict[str, Callable[[Meter], Answer]] = {
     "servecap, 5%": ours,
-    "servecap, 10%": lambda server, rng: ours(server, rng, precision=0.10),
-    "servecap, 20%": lambda server, rng: ours(server, rng, precision=0.20),
+    "servecap, 10%": lambda meter: ours(meter, precision=0.10),
+    "servecap, 20%": lambda meter: ours(meter, precision=0.20),
     "double + bisect, 3 x 2N": double_and_bisect,
     "isotonic + root": isotonic_root,
     "attainment + bisect": attainment_bisect,

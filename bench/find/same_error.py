@@ -12,38 +12,47 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
-from rules import Answer, attainment_bisect, double_and_bisect, isotonic_root, ours
-from servers import SHAPES, Floats, Server, server
+from rules import Answer, Levels, Meter, attainment_bisect, double_and_bisect, isotonic_root, ours
+from servers import SHAPES, Floats, server
 
 from servecap.search.known import Ints
 
-Rule = Callable[[Server, np.random.Generator], Answer]
+PRECISIONS = (0.03, 0.05, 0.1, 0.2, 0.4)
 TIMES = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32)
-OURS: dict[str, Rule] = {
-    f"servecap, {p:.0%}": partial(ours, precision=p) for p in (0.03, 0.05, 0.1, 0.2, 0.4)
+OURS: dict[str, Callable[[Meter], Answer]] = {
+    f"servecap, {p:.0%}": partial(ours, precision=p) for p in PRECISIONS
 }
-PEERS: dict[str, dict[str, Rule]] = {
-    "double, bisect": {
-        f"{t:g} x, to {w:.0%}": partial(double_and_bisect, times=t, within=w)
-        for t in TIMES
-        for w in (0, 0.02, 0.05, 0.1)
-    },
-    "isotonic, root": {
-        f"{t:g} x, {n} levels": partial(isotonic_root, times=t, levels=n)
-        for t in TIMES
-        for n in (10, 20)
-    },
-    "attainment, bisect": {
-        f"{t:g} x, to {w:.0%}": partial(attainment_bisect, times=t, within=w)
-        for t in TIMES
-        for w in (0.005, 0.02, 0.05, 0.1)
-    },
-}
+PeerRule = Callable[[Levels], Answer]
+
+
+def peers(**given: Any) -> dict[str, dict[str, PeerRule]]:
+    """Each peer's rule with each of its settings; *given* goes to all of them."""
+    return {
+        "double, bisect": {
+            f"{t:g} x, to {w:.0%}": partial(double_and_bisect, times=t, within=w, **given)
+            for t in TIMES
+            for w in (0, 0.02, 0.05, 0.1)
+        },
+        "isotonic, root": {
+            f"{t:g} x, {n} levels": partial(isotonic_root, times=t, levels=n, **given)
+            for t in TIMES
+            for n in (10, 20)
+        },
+        "attainment, bisect": {
+            f"{t:g} x, to {w:.1%}": partial(attainment_bisect, times=t, within=w, **given)
+            for t in TIMES
+            for w in (0.005, 0.02, 0.05, 0.1)
+        },
+    }
+
+
+PEERS = peers()
 KEPT = 0.95  # of the answers, where the worst are left out
 DRAWS = 200  # of the servers, with replacement, for the interval of the ratio
 Point = tuple[float, float]  # user-seconds, error
@@ -56,7 +65,7 @@ ERRORS: dict[str, Callable[[Floats], float]] = {
 }
 
 
-def of_rule(rule: Rule, number: int, seeds: range) -> tuple[Floats, Floats]:
+def of_rule(rule: Callable[[Meter], Answer], number: int, seeds: range) -> tuple[Floats, Floats]:
     """Logarithms of the user-seconds, and the errors, of all servers with a capacity."""
     errors, costs = [], []
     for shape in SHAPES:
@@ -65,7 +74,8 @@ def of_rule(rule: Rule, number: int, seeds: range) -> tuple[Floats, Floats]:
             truth = subject.capacity()
             if not truth:
                 continue
-            found = rule(subject, np.random.default_rng([seed, SHAPES.index(shape), number]))
+            rng = np.random.default_rng([seed, SHAPES.index(shape), number])
+            found = rule(Meter(subject, rng))
             errors.append(found.best / truth - 1)
             costs.append(math.log(found.user_s))
     return np.array(costs), np.array(errors)
@@ -82,26 +92,44 @@ def least_cost(points: list[Point], error: float) -> float:
     return best
 
 
-def ratios(found: dict[str, tuple[Floats, Floats]], name: str, of: str, at: Ints) -> Floats:
+Found = dict[str, tuple[Floats, Floats]]  # by rule: logarithms of the user-seconds, and errors
+
+
+def point(found: Found, rule: str, of: str, at: Ints) -> Point:
+    """What a rule costs and how far off it is, on the servers numbered *at*."""
+    costs, errors = found[rule]
+    return math.exp(costs[at].mean()), ERRORS[of](errors[at])
+
+
+def ratios(
+    found: Found, name: str, of: str, at: Ints, rules: Mapping[str, Iterable[str]]
+) -> Floats:
     """What each peer costs at that rule's error, on the servers numbered *at*, to its own cost."""
-
-    def point(rule: str) -> Point:
-        costs, errors = found[rule]
-        return math.exp(costs[at].mean()), ERRORS[of](errors[at])
-
-    own_cost, error = point(name)
+    own_cost, error = point(found, name, of, at)
     return np.array(
         [
-            least_cost([point(f"{peer}, {s}") for s in settings], error) / own_cost
-            for peer, settings in PEERS.items()
+            least_cost([point(found, f"{peer}, {s}", of, at) for s in settings], error) / own_cost
+            for peer, settings in rules.items()
         ]
     )
+
+
+def redrawn(
+    found: Found, name: str, of: str, rules: Mapping[str, Iterable[str]]
+) -> tuple[float, float]:
+    """Middle 90% of the best peer's ratio over servers drawn anew."""
+    count, rng = len(found[name][0]), np.random.default_rng(0)
+    drawn = [
+        ratios(found, name, of, rng.integers(0, count, count), rules).min() for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(drawn, [0.05, 0.95], method="nearest")
+    return float(low), float(high)
 
 
 def main(per_shape: int, first: int) -> None:
     """Prints the cost and errors of every setting, and the ratios at servecap's errors."""
     seeds = range(first, first + per_shape)
-    rules = {**OURS}
+    rules: dict[str, Callable[[Meter], Answer]] = {**OURS}
     for peer, settings in PEERS.items():
         rules.update({f"{peer}, {name}": rule for name, rule in settings.items()})
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -110,17 +138,18 @@ def main(per_shape: int, first: int) -> None:
     for name, (costs, errors) in found.items():
         told = "  ".join(f"{of} {measure(errors):6.2%}" for of, measure in ERRORS.items())
         print(f"{name:34} user-s {math.exp(costs.mean()):12,.0f}  {told}")
-    count = len(next(iter(found.values()))[0])
-    rng = np.random.default_rng(0)
+    told_ratios(found, list(OURS), PEERS)
+
+
+def told_ratios(found: Found, own: list[str], rules: Mapping[str, Iterable[str]]) -> None:
+    """Prints what the peers cost at the error of each of *own*."""
+    at = np.arange(len(found[own[0]][0]))
     for of in ERRORS:
         print(f"user-seconds at the same error ({of}), to ours; best peer: middle 90% of redraws")
-        for name in OURS:
-            each = ratios(found, name, of, np.arange(count))
-            drawn = [
-                ratios(found, name, of, rng.integers(0, count, count)).min() for _ in range(DRAWS)
-            ]
-            told = "  ".join(f"{peer} {r:5.2f}" for peer, r in zip(PEERS, each, strict=True))
-            low, high = np.quantile(drawn, [0.05, 0.95])
+        for name in own:
+            each = ratios(found, name, of, at, rules)
+            low, high = redrawn(found, name, of, rules)
+            told = "  ".join(f"{peer} {r:5.2f}" for peer, r in zip(rules, each, strict=True))
             print(f"  {name:14}: {told}  best peer {each.min():.2f} ({low:.2f} to {high:.2f})")
 
 
