@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from servecap import cli
 from servecap.errors import UsageError
 from servecap.report import sheets
-from servecap.report.columns import FIELDS, write_xlsx
+from servecap.report.exported import FIELDS, write_xlsx
 from servecap.store import RunWriter
 from servecap.summarize import summarize
 

@@ -51,7 +51,7 @@ def command(run: str, form: str | None, out: str | None, otlp: str | None) -> in
       servecap export run-folder --to openmetrics --out /var/lib/node_exporter/servecap.prom
       servecap export run-folder --otlp http://localhost:4318
     """
-    from servecap.report import columns
+    from servecap.report import exported
     from servecap.report import otlp as metrics
     from servecap.store import read_run
     from servecap.summarize import summarize
@@ -67,14 +67,14 @@ def command(run: str, form: str | None, out: str | None, otlp: str | None) -> in
         if form in FILES:
             target = target or Path(run) / FILES[form]
             write = {
-                "parquet": columns.write_parquet,
-                "xlsx": columns.write_xlsx,
+                "parquet": exported.write_parquet,
+                "xlsx": exported.write_xlsx,
                 "otlp": metrics.write_otlp,
             }[form]
             write(target, found, summary)
             click.echo(f"written: {target}", err=True)
             return 0
-        make = columns.to_csv if form == "csv" else columns.to_openmetrics
+        make = exported.to_csv if form == "csv" else exported.to_openmetrics
         text = make(found, summary)
         if target is None:
             click.echo(text, nl=False)

@@ -76,7 +76,6 @@ def command(spec: str, new: str | None, **given: Any) -> int:
       servecap matrix spec.yaml --dry-run
       servecap matrix spec.yaml && servecap plan spec --users 10000
     """
-    from servecap.matrix import files, fill
     from servecap.report import tables
 
     if spec == "init":
@@ -89,26 +88,28 @@ def command(spec: str, new: str | None, **given: Any) -> int:
     if given["dry_run"]:
         _dry_run(loaded, out, given["only"])
         return 0
-    quiet = given["quiet"]
-
     cells = fill_spec(
         loaded,
         out,
         only=given["only"],
-        quiet=quiet,
+        quiet=given["quiet"],
         high_load=given["allow_high_load"],
         telemetry=given["telemetry"],
     )
     for name in given["tables"]:
         tables.write_matrix(Path(name), cells)
-    if cells:
-        _finish(loaded, cells, out, given["as_json"], given["lang"])
-    elif given["as_json"]:
-        click.echo(files.to_json(cells))
-    left = [t for t in fill.survey(loaded, out, only=given["only"]) if t.state == "failed"]
-    for todo in left:  # also with --quiet: this is no progress
+    _finish(loaded, cells, out, given["as_json"], given["lang"])
+    return 1 if _not_filled(loaded, out, given["only"]) else 0
+
+
+def _not_filled(spec: Spec, out: Path, only: tuple[str, ...]) -> bool:
+    """Whether cells failed; each is told, also with --quiet: this is no progress."""
+    from servecap.matrix.fill import survey
+
+    failed = [todo for todo in survey(spec, out, only=only) if todo.state == "failed"]
+    for todo in failed:
         progress.say(f"not filled: {todo.job.name}: {todo.note}")
-    return 1 if left else 0
+    return bool(failed)
 
 
 def opened(spec: str, out: str | None) -> tuple[Spec, Path]:
@@ -168,19 +169,28 @@ def fill_spec(
 
 
 def _finish(spec: Spec, cells: list[Cell], out: Path, as_json: bool, lang: str) -> None:
+    """Keep the matrix, if there is anything in it, and print it."""
     from servecap.matrix import files
-    from servecap.matrix.compare import conclusions
     from servecap.report import html
-    from servecap.report.table import bullet
 
-    title = "Key performance matrix"
-    with output.writing(out):
-        files.write(out / "matrix.csv", cells)
-        files.write(out / "matrix.md", cells)
-        html.write_html(out / "report.html", cells=cells, title=title, lang=lang)
+    if cells:
+        with output.writing(out):
+            files.write(out / "matrix.csv", cells)
+            files.write(out / "matrix.md", cells)
+            html.write_html(
+                out / "report.html", cells=cells, title="Key performance matrix", lang=lang
+            )
     if as_json:
         click.echo(files.to_json(cells))
-        return
+    elif cells:
+        _print(spec, cells, out)
+
+
+def _print(spec: Spec, cells: list[Cell], out: Path) -> None:
+    from servecap.matrix import files
+    from servecap.matrix.compare import conclusions
+    from servecap.report.table import bullet
+
     click.echo(files.to_markdown(cells), nl=False)
     words = conclusions(cells)
     if words:

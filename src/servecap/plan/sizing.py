@@ -17,6 +17,7 @@ from servecap.engine.spec import usual_running
 from servecap.errors import UsageError
 from servecap.plan import choice
 from servecap.plan.answer import (
+    Costs,
     Demand,
     Fleet,
     GpuPlan,
@@ -30,7 +31,7 @@ from servecap.plan.choice import Kind, gpu_label, name_of
 from servecap.plan.costs import costs
 from servecap.plan.fleet import Usable, best_fleet
 from servecap.plan.reasons import caveats, reasons, warnings, why
-from servecap.slo import Slo
+from servecap.slo import Limit, Slo
 
 __all__ = ["gpu_label", "plan"]
 
@@ -227,11 +228,7 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
     rate = choice.rate_of(cell, demand.think_mean_s)
     usd = None if one.usd_per_node_h is None else nodes * one.usd_per_node_h
     users = _users_at_peak(cell, need, demand)
-    used = [
-        (figure / limit.at_most_s, limit) for limit in slo.limits
-        if (figure := choice.figure_of(cell, limit)) is not None
-    ]  # fmt: skip
-    share, nearest = max(used, key=lambda pair: pair[0], default=(None, None))
+    share, nearest = _nearest(cell, slo)
     return Split(
         instances=instances,
         tp=cell.tp,
@@ -261,19 +258,32 @@ def _split(one: Usable, demand: Demand, supply: Supply, slo: Slo) -> Split:
         requests_per_s_per_node=None if rate is None else rate * instances * supply.used_share_max,
         users_at_peak=None if users is None else users / (nodes * instances),
         missing_nodes=0 if one.nodes_max is None else max(0, nodes - one.nodes_max),
-        costs=None
-        if usd is None
-        else costs(
-            usd,
-            demand,
-            users=users,
-            output_tokens_per_s=_tokens_per_s(
-                cell, cell.output_tokens_per_s, cell.avg_output_tokens, need, demand
-            ),
-            total_tokens_per_s=_tokens_per_s(
-                cell, cell.total_tokens_per_s, cell.avg_context_tokens, need, demand
-            ),
-        ),
+        costs=None if usd is None else _costs(cell, usd, need, demand, users),
+    )
+
+
+def _nearest(cell: Cell, slo: Slo) -> tuple[float | None, Limit | None]:
+    """The limit that the cell's figures come nearest to, and the share of it that they use."""
+    used = [
+        (figure / limit.at_most_s, limit) for limit in slo.limits
+        if (figure := choice.figure_of(cell, limit)) is not None
+    ]  # fmt: skip
+    return max(used, key=lambda pair: pair[0], default=(None, None))
+
+
+def _costs(cell: Cell, usd_per_h: float, need: int, demand: Demand, users: int | None) -> Costs:
+    output_per_s = _tokens_per_s(
+        cell, cell.output_tokens_per_s, cell.avg_output_tokens, need, demand
+    )
+    total_per_s = _tokens_per_s(
+        cell, cell.total_tokens_per_s, cell.avg_context_tokens, need, demand
+    )
+    return costs(
+        usd_per_h,
+        demand,
+        users=users,
+        output_tokens_per_s=output_per_s,
+        total_tokens_per_s=total_per_s,
     )
 
 

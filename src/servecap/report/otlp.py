@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from servecap import __version__
 from servecap.errors import EndpointError, UsageError
 from servecap.metrics import Summary
-from servecap.report import columns, units
+from servecap.report import exported, units
 from servecap.report.facts import STATISTICS
 from servecap.run import Run
 
@@ -77,13 +77,13 @@ def send_otlp(url: str, run: Run, summary: Summary) -> str:
 
 def figures(run: Run, summary: Summary) -> Figures:
     """Every metric: its name, its unit (UCUM), and its points."""
-    labels = columns.labels(run, summary)
+    labels = exported.labels(run, summary)
     found: Figures = []
     for name, told in summary.client.items():
         unit = "{token}" if name.endswith("_tokens") else "s"
         points = [(labels | {"statistic": s}, told.statistic(s)) for s in STATISTICS]
         found.append((f"servecap.{name}", unit, points))
-    for name, value in columns.gauges(summary):
+    for name, value in exported.gauges(summary):
         if value is not None:
             unit = "1/s" if name.endswith("_per_second") else "1"
             found.append((f"servecap.{name}", unit, [(labels, float(value))]))

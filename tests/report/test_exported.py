@@ -21,7 +21,7 @@ from servecap import cli
 from servecap.errors import UsageError
 from servecap.metrics import SUMMARY_FORMAT
 from servecap.record import Counts, Outcome, Record, ServerTimings, Times, encode
-from servecap.report.columns import CHUNKS, FIELDS, WINDOW, to_csv, to_openmetrics, write_parquet
+from servecap.report.exported import CHUNKS, FIELDS, WINDOW, to_csv, to_openmetrics, write_parquet
 from servecap.run import Header, Run, Status
 from servecap.scenario import ClosedLoop, Scenario, Target
 from servecap.store import RunWriter
