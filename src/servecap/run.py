@@ -100,7 +100,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """A header and the records, much in the order in which the requests ended.
+    """A header and the records, roughly in the order in which the requests ended.
 
     Of a soak only the latest records are held; `slices` tell of all its time.
     """

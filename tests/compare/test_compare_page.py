@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +19,7 @@ from servecap.cell import Capacity
 from servecap.compare import compare_capacities, compare_runs
 from servecap.errors import UsageError
 from servecap.gate import check_gate, parse_gates
-from servecap.report import html, language
+from servecap.report import canvas, chart_compare, html, language
 from servecap.report.html import Compared
 from servecap.run import Run
 from servecap.store import RunWriter
@@ -108,3 +110,20 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert "WORSE" in page.read_text()
     bad = CliRunner().invoke(cli.cli, [*args, str(tmp_path / "no" / "c")], standalone_mode=False)
     assert isinstance(bad.exception, UsageError)
+
+
+def test_no_change_is_drawn_where_none_can_be() -> None:
+    """Nothing falls by more than all of it; what rises may go on to the picture's other end."""
+    found = compared(FAST, SLOW).found
+    unbounded = [msgspec.structs.replace(x, low=-1.0, high=math.inf) for x in found.changes]
+    rises = msgspec.structs.replace(found.changes[0], change=1.8, low=1.2, high=2.5)
+    told = msgspec.structs.replace(found, changes=(*unbounded, rises))
+    chart = chart_compare.change_chart(told, "c")
+    assert chart is not None
+    text = canvas.svg(chart, canvas.WIDE_PX)
+    ticks = {
+        float(x.replace("\N{MINUS SIGN}", "-"))
+        for x in re.findall(r">([+\N{MINUS SIGN}]?\d+)</text>", text)
+    }
+    assert min(ticks) == -100
+    assert max(ticks) == 200

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from servecap.columns import present
 from servecap.compare import Change, Comparison
@@ -20,6 +20,7 @@ from servecap.stats import Floats
 _ROW_PX = 26
 _NARROWEST = 0.05  # of change: the chart shows at least so much on each side
 _WIDEST = 2.0  # and at most so much: a longer interval runs out of the picture
+_LEAST = -1.0  # nothing falls by more than all of it
 _COLOURS: dict[str, Colour] = {"better": "teal", "worse": "red", "no difference shown": "grey"}
 _RANKS = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
@@ -54,19 +55,21 @@ def _draw_changes(canvas: Canvas, rows: Sequence[Change]) -> None:
     told = (x for row in rows for x in (row.change, row.low, row.high))
     known = [abs(x) for x in told if x is not None and math.isfinite(x)]
     side = min(_WIDEST, max([_NARROWEST, *known])) * 1.05
+    left = max(-side, _LEAST * 1.05)
     for y, row in enumerate(rows):
         colour = _COLOURS.get(row.outcome, "grey")
-        low, high = (max(-side, row.low or 0.0), min(side, row.high or 0.0))
+        low, high = max(left, row.low or 0.0), min(side, row.high or 0.0)
         canvas.bars(ax, [(100 * low, 100 * high, y)], colour, 7)
         if row.change is not None and abs(row.change) <= side:
             at = np.array([100 * row.change])
             canvas.dots(ax, at, np.array([float(y)]), "ink", 7, alpha=1)
     ax.axvline(0, color=canvas.colour("muted"), linewidth=1.2)
-    ax.set_xlim(-100 * side, 100 * side)
+    ax.set_xlim(100 * left, 100 * side)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
     ax.grid(axis="x", color=canvas.colour("rule"), linewidth=1)
     ax.set_yticks(range(len(rows)), [row.metric for row in rows])
+    ax.xaxis.set_major_locator(MaxNLocator(max(4, int(canvas.width_px / 85)), steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(_percent))
 
 
