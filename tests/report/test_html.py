@@ -199,7 +199,7 @@ def test_a_plan_stands_before_the_matrix_it_is_made_from() -> None:
     assert "the server did not start" in page.text
     assert "beyond the calibrated range" in page.text
     assert "~700" in page.text
-    assert "~ predicted, not measured." in page.text
+    assert "~: predicted, not measured." in page.text
 
 
 def test_several_runs_are_compared_and_only_some_drawn() -> None:

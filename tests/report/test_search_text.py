@@ -9,6 +9,8 @@ import synthetic
 from servecap.cell import Capacity
 from servecap.cli.find import level_line
 from servecap.metrics import Verdict
+from servecap.report import canvas
+from servecap.report.chart_capacity import search_chart
 from servecap.report.language import say
 from servecap.report.overview import search_headline
 from servecap.report.search_text import headline, search_text
@@ -86,3 +88,31 @@ def test_a_level_that_passed_alone_is_told_where_all_together_promise_nothing() 
     alone = msgspec.structs.replace(level, valid=False)
     said = headline(msgspec.structs.replace(result, levels=(alone,)))
     assert "No level was shown" in said
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.UNSURE])
+def test_a_level_that_is_named_though_unsure_alone_is_explained(verdict: Verdict) -> None:
+    level = Level(
+        users=4, verdict=verdict, valid=True, summary=summarize(synthetic.run()), why="why"
+    )
+    result = msgspec.structs.replace(found(4, None), levels=(level,))
+    alone = "The level of 4 users is UNSURE by itself; all levels together bear it out."
+    assert (alone in " ".join(search_text(result).split())) == (verdict is Verdict.UNSURE)
+    assert say(alone, "zh") == "单看 4 个用户这一级负载尚属未定；各级负载合起来足以证明。"
+
+
+@pytest.mark.parametrize(
+    ("low_s", "high_s", "bars"), [(0.1, 0.3, 1), (0.1, None, 1), (None, 0.3, 1), (None, None, 0)]
+)
+def test_an_interval_with_an_open_side_is_drawn(
+    low_s: float | None, high_s: float | None, bars: int
+) -> None:
+    summary = summarize(synthetic.run())
+    checks = tuple(
+        msgspec.structs.replace(x, value_s=0.2, low_s=low_s, high_s=high_s) for x in summary.checks
+    )
+    summary = msgspec.structs.replace(summary, checks=checks)
+    level = Level(users=4, verdict=Verdict.UNSURE, valid=True, summary=summary, why="why")
+    chart = search_chart(msgspec.structs.replace(found(4, None), levels=(level,)))
+    assert chart is not None
+    assert canvas.svg(chart, canvas.WIDE_PX).count("opacity: 0.6") == bars * len(checks)

@@ -48,7 +48,7 @@ _MARKERS: dict[Colour, str] = {name: f"#fe00{i + 1:02x}" for i, name in enumerat
 _NAMES = {marker: name for name, marker in _MARKERS.items()}
 
 FONT_PX = 11
-WIDE_PX, NARROW_PX, SMALL_PX = 920, 340, 340
+WIDE_PX, NARROW_PX, SMALL_PX = 860, 340, 340
 
 
 class Key(msgspec.Struct, frozen=True):

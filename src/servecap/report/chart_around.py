@@ -17,7 +17,7 @@ _PANELS: tuple[tuple[str, float, tuple[tuple[str, str, Colour], ...]], ...] = (
     ),
     ("KV cache, %", 100.0, (("server", "kv_used_share", "violet"),)),
     ("GPU, %", 100.0, (("gpu", "util_share", "teal"),)),
-    ("CPU, %", 100.0, (("client", "cpu_share", "grey"), ("node", "cpu_share", "amber"))),
+    ("CPU, %", 100.0, (("client", "cpu_share", "teal"), ("node", "cpu_share", "amber"))),
 )
 _NAMES = {
     "server.running": "requests running",

@@ -104,9 +104,10 @@ def _draw_level(
 ) -> None:
     colour: Colour = _TONES[overview.tone(level)]
     value = (check.value_s or 0.0) * unit.per_s
-    if check.low_s is not None and check.high_s is not None:
+    if check.low_s is not None or check.high_s is not None:
         # An open side reaches past the chart.
-        low, high = max(check.low_s, 0.0), min(check.high_s, 1e6)
+        low = 0.0 if check.low_s is None else max(check.low_s, 0.0)
+        high = 1e6 if check.high_s is None else min(check.high_s, 1e6)
         x = [_load(level), _load(level)]
         y = [low * unit.per_s, high * unit.per_s]
         ax.plot(x, y, color=canvas.colour(colour), linewidth=2, solid_capstyle="butt", alpha=0.6)
@@ -154,7 +155,7 @@ def _matrix_chart(cells: list[Cell], scenario: str, number: int) -> Chart:
         about=scenario,
         title=f"Users of one instance: {units.clean(scenario, 60)}",
         caption="The stronger the colour, the more users per GPU. Empty: no such cell."
-        " ?: no capacity is known." + (" ~ predicted, not measured." if predicted else ""),
+        " ?: no capacity is known." + (" ~: predicted, not measured." if predicted else ""),
         table=Table(
             title="",
             columns=(text_column("model, GPU"), *(Column(f"TP{tp}") for tp in tps)),
@@ -179,7 +180,9 @@ def _draw_matrix(
     tps: list[int],
     at: dict[tuple[str, str, int], Cell],
 ) -> None:
-    (ax,) = canvas.panels([""], "GPUs of one instance (tensor parallel)", left_px=_left_px(canvas))
+    labels = [_label(f"{model} {gpu}") for model, gpu in rows]
+    left_px = _left_px(canvas, labels)
+    (ax,) = canvas.panels([""], "GPUs of one instance", left_px=left_px)
     ax.grid(visible=False)
     ax.spines["bottom"].set_visible(False)
     per_gpu = [c.capacity.users / c.tp for c in at.values() if c.capacity]
@@ -200,12 +203,12 @@ def _draw_matrix(
     ax.set_xlim(-0.5, len(tps) - 0.5)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xticks(range(len(tps)), [f"TP{tp}" for tp in tps])
-    ax.set_yticks(range(len(rows)), [_label(f"{model} {gpu}") for model, gpu in rows])
+    ax.set_yticks(range(len(rows)), labels)
 
 
-def _left_px(canvas: Canvas) -> float:
-    """Room for the names of rows: less where the screen is narrow."""
-    return 160.0 if canvas.width_px > 500 else 128.0
+def _left_px(canvas: Canvas, labels: Sequence[str]) -> float:
+    """Room for the names of rows; on a narrow screen no more than they need in any usual font."""
+    return 160.0 if canvas.width_px > 500 else 10.0 + 6.4 * max(map(len, labels))
 
 
 def _label(text: str, most: int = 23) -> str:
@@ -242,7 +245,8 @@ def _plan_chart(model: ModelPlan, number: int) -> Chart:
 
 
 def _draw_plan(canvas: Canvas, splits: list[tuple[GpuPlan, Split]]) -> None:
-    left_px = _left_px(canvas)
+    labels = [_label(f"{gpu.gpu}, {split.name}") for gpu, split in splits]
+    left_px = _left_px(canvas, labels)
     (ax,) = canvas.panels([""], "", left_px=left_px)
     most = max(split.nodes for _, split in splits)
     ax.grid(visible=False)
@@ -260,4 +264,4 @@ def _draw_plan(canvas: Canvas, splits: list[tuple[GpuPlan, Split]]) -> None:
         )  # fmt: skip
     ax.set_xlim(0, right)
     ax.set_ylim(len(splits) - 0.4, -0.6)
-    ax.set_yticks(range(len(splits)), [_label(f"{gpu.gpu}, {s.name}") for gpu, s in splits])
+    ax.set_yticks(range(len(splits)), labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from servecap.report import series, units
 from servecap.report.canvas import Canvas, Chart
@@ -36,6 +37,7 @@ def _histogram(lengths: Floats, what: str, name: str) -> Chart | None:
 
     def draw(canvas: Canvas) -> None:
         (ax,) = canvas.panels(["requests"], what, whole=True)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         canvas.stairs(ax, counts, edges - 0.5, 0, color=canvas.colour("teal"))
         room = max(1.0, 0.02 * (edges[-1] - edges[0]))
         ax.set_xlim(max(0.0, edges[0] - room), edges[-1] + room)
@@ -71,6 +73,7 @@ def _length_chart(tokens: Floats, e2e_s: Floats, name: str) -> Chart | None:
 
     def draw(canvas: Canvas) -> None:
         (ax,) = canvas.panels([f"E2E, {unit.name}"], "output tokens")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         scale, seen = unit.per_s, np.isfinite(spread.median)
         middle = spread.middle - 0.5
         if many:

@@ -69,7 +69,8 @@ def slo_table(run: Run, summary: Summary) -> Table:
 
 
 def _limit_row(check: LimitCheck) -> tuple[str, ...]:
-    unit = units.time_unit(check.value_s if check.value_s else check.limit.at_most_s)
+    known = (x for x in (check.value_s, check.low_s, check.high_s) if x and math.isfinite(x))
+    unit = units.time_unit(next(known, check.limit.at_most_s))
     return (
         units.limit(check.limit),
         check.verdict.value.upper(),

@@ -193,7 +193,7 @@ def _plan_section(plan: Plan, lang: str) -> Section:
 def _search_section(search: SearchResult | RateResult, lang: str) -> Section:
     chart = chart_capacity.search_chart(search)
     return Section(
-        name="search",
+        name="capacity",  # not "search": that is its chart
         title="Search for the capacity",
         tables=[
             rate_text.level_table(search)

@@ -62,6 +62,11 @@ def meaning(result: SearchResult) -> str:
             f"the capacity with {result.estimate.confidence:.0%} confidence, and its lower end is "
             "what can be promised."
         )
+    held = result.at_capacity
+    named = held is not None and 0 < held.users == capacity.users
+    if held is not None and named and held.verdict is Verdict.UNSURE:
+        alone = f"The level of {held.users:,} users is UNSURE by itself"
+        parts.append(f"{alone}; all levels together bear it out.")
     if capacity.limited_by is not None and capacity.users_high is not None:
         parts.append(f"With more users {capacity.limited_by} breaks first.")
     if result.unsure is not None:
