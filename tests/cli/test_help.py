@@ -102,3 +102,14 @@ def test_the_program_prints_a_completion_script(shell: str) -> None:
     if shell == "bash" and "Bash" in done.stderr:
         pytest.skip("this bash is too old")
     assert f"_SERVECAP_COMPLETE={shell}_complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [("fnd", "'fnd'. Did you mean 'find'?"), ("reprt", "'report'?"), ("xyz", "No such command")],
+)
+def test_a_command_that_is_mistyped_is_guessed(typed: str, told: str) -> None:
+    result = CliRunner().invoke(cli.cli, [typed])
+    assert result.exit_code == 2
+    assert told in result.output
+    assert ("Did you mean" in result.output) == (typed != "xyz")
