@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from servecap.cli.audit import Audit, runs_text
+
 CODE = "import sys; from servecap.cli import main; sys.argv[0] = 'servecap'; main()"
 NAME = "cells\x1b[31m\x07\u202e.csv"
 
@@ -41,3 +43,14 @@ def test_names_of_files_cannot_move_the_cursor(tmp_path: Path, command: tuple[st
     assert "column" in said
     assert "\\x1b[31m" in said
     assert not any(char in said for char in "\x1b\x07\u202e")
+
+
+def test_an_audit_fits_on_a_terminal_and_has_no_power_over_it() -> None:
+    hostile = "the server said \x1b[2J " + "and so on " * 30
+    told = Audit(
+        folder=Path(NAME), what="8 users", invalid=(hostile,), notes=(hostile,), identities=()
+    )
+    said = runs_text([told])
+    assert not any(char in said for char in "\x1b\x07\u202e")
+    assert max(map(len, said.splitlines())) <= 100
+    assert said.split().count("on") == 60

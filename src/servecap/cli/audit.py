@@ -172,13 +172,22 @@ def runs_text(found: Sequence[Audit]) -> str:
 
     lines = []
     for audit in found:
-        lines.append(f"{audit.folder}: {audit.what}")
-        lines += [
-            f"  {'holds' if c.holds else 'BROKEN':7} {c.name}: {c.said}" for c in audit.identities
-        ]
-        lines += [f"  INVALID {text}" for text in audit.invalid]
-        lines += [f"  note    {units.clean(text)}" for text in audit.notes]
+        lines.append(f"{units.clean(str(audit.folder))}: {audit.what}")
+        for check in audit.identities:
+            lines += _entry("holds" if check.holds else "BROKEN", f"{check.name}: {check.said}")
+        for text in audit.invalid:
+            lines += _entry("INVALID", text)
+        for text in audit.notes:
+            lines += _entry("note", text)
     return "\n".join(lines) + "\n"
+
+
+def _entry(mark: str, text: str) -> list[str]:
+    from servecap.report import units
+    from servecap.report.table import paragraph
+
+    first, *rest = paragraph(units.clean(text, 2000), indent=" " * 10)
+    return [f"  {mark:7} {first.lstrip()}", *rest]
 
 
 def _folders(path: Path) -> list[Path]:
