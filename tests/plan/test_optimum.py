@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,8 @@ def random_problem(rng: random.Random) -> Problem:
     for kind in range(kinds):
         for _ in range(rng.choice([1, 1, 2]) if models > 1 else 1):
             loads = tuple(rng.choice([0, rng.randint(1, 60)]) for _ in range(models))
-            offers.append(Offer(kind, float(rng.randint(1, 40)), loads))
+            cost, gpus = float(rng.randint(1, 40)), rng.choice([1, 2, 4, 8])
+            offers.append(Offer(kind, cost, loads, gpus))
     redundancy = rng.choice(
         [(0, (0, 1)), (0, (0, 1)), (1, (0, 1)), (2, (0, 1)), (0, (1, 2)), (0, (1, 3)), (0, (2, 5))]
     )
@@ -33,13 +35,21 @@ def random_problem(rng: random.Random) -> Problem:
     )
 
 
-def brute_force(problem: Problem, most: int) -> float | None:
-    """The least cost of all fleets of at most that many nodes of each offer."""
-    found: float | None = None
+Weight = tuple[float, int, int]  # cost, GPUs and nodes of a fleet
+
+
+def weight(problem: Problem, counts: Sequence[int]) -> Weight:
+    pairs = list(zip(counts, problem.offers, strict=True))
+    return sum(c * o.cost for c, o in pairs), sum(c * o.gpus for c, o in pairs), sum(counts)
+
+
+def brute_force(problem: Problem, most: int) -> Weight | None:
+    """The least of all fleets of at most that many nodes of each offer."""
+    found: Weight | None = None
     for counts in itertools.product(range(most + 1), repeat=len(problem.offers)):
-        cost = sum(c * o.cost for c, o in zip(counts, problem.offers, strict=True))
-        if (found is None or cost < found) and holds(problem, counts):
-            found = cost
+        this = weight(problem, counts)
+        if (found is None or this < found) and holds(problem, counts):
+            found = this
     return found
 
 
@@ -51,9 +61,10 @@ def check(seed: int, most: int) -> None:
         return
     assert holds(problem, answer.counts)
     assert answer.gap_share == 0
-    assert least is None or answer.cost <= least, (seed, problem)
+    assert answer.cost == weight(problem, answer.counts)[0]
+    assert least is None or weight(problem, answer.counts) <= least, (seed, problem)
     if max(answer.counts) <= most:
-        assert answer.cost == least, (seed, problem)
+        assert weight(problem, answer.counts) == least, (seed, problem)
 
 
 @pytest.mark.parametrize("part", range(4))

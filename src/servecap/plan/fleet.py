@@ -56,7 +56,8 @@ def best_fleet(
             nodes.append(_Node(group[0], ways))
             cost = group[0].usd_per_node_h if priced else float(group[0].gpus_per_node)
             assert cost is not None
-            offers.append(Offer(index, cost, tuple(way.load for way in ways)))
+            loads = tuple(way.load for way in ways)
+            offers.append(Offer(index, cost, loads, group[0].gpus_per_node))
     found = solve(
         Problem(
             offers=tuple(offers),
