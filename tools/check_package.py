@@ -3,9 +3,10 @@
     python tools/check_package.py [--all]
 
 Fresh environments are made with the oldest and the newest Python that pyproject.toml names and
-that is on this machine (`--all`: with all of them). In each, outside of this checkout: import,
-`servecap --version`, `doctor`, and a small run against the emulator. What was not there to be
-tried is said. Dependencies are installed by pip, as a user's would be.
+that is on this machine (`--all`: with all of them), and once more with the oldest and the lowest
+versions of the dependencies that it allows. In each, outside of this checkout: import,
+`servecap --version`, `doctor`, a plan, and a small run against the emulator. What was not there to
+be tried is said. Dependencies are installed by pip, as a user's would be.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND_S = 900.0
+CELLS = """\
+model,gpu,tp,max_users,ttft_s,tpot_ms
+llama-13b,A100,4,700,2.4,91
+llama-13b,A30,4,60,2.5,80
+"""
 RUN = ("--users", "2", "--queue", "8", "--think", "0..0.1", "--workload", "fixed:16/8")
 
 
@@ -58,7 +64,20 @@ def build(folder: Path) -> tuple[Path, Path]:
     return sdist, wheel
 
 
-def use(python: Path, package: Path, folder: Path) -> None:
+def lowest() -> str:
+    """Constraints for pip: of each dependency the lowest minor version that is allowed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [re.match(r"([\w.-]+)>=([\d.]+)", text) for text in project["dependencies"]]
+    lines = []
+    for name, version in (match.groups() for match in found if match is not None):
+        minor = ".".join((*version.split("."), "0")[:2])
+        lines.append(f"{name}=={minor}.*\n")
+    if len(lines) != len(found):
+        raise SystemExit("pyproject.toml: a dependency without a lowest version")
+    return "".join(lines)
+
+
+def use(python: Path, package: Path, folder: Path, constraints: str = "") -> None:
     """Install *package* in a new environment in *folder* and use it there.
 
     Raises:
@@ -78,13 +97,17 @@ def use(python: Path, package: Path, folder: Path) -> None:
 
     bin_ = folder / "venv" / "bin"
     call(python, "-m", "venv", folder / "venv")
-    call(bin_ / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", package)
+    (folder / "constraints.txt").write_text(constraints)
+    pip = (bin_ / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check")
+    call(*pip, "-c", folder / "constraints.txt", package)
     call(bin_ / "python", "-m", "pip", "check")
     where = call(bin_ / "python", "-c", "import servecap; print(servecap.__file__)").strip()
     if not where.startswith(str(folder)):
         raise SystemExit(f"{where} was imported, not what was installed")
     print(" ", call(bin_ / "servecap", "--version").strip())
     call(bin_ / "servecap", "doctor")
+    (folder / "cells.csv").write_text(CELLS)
+    call(bin_ / "servecap", "plan", "cells.csv", "--users", "10000", "--spare-nodes", "1")
     print(" ", _emulated_run(bin_ / "servecap", call, folder, environment))
 
 
@@ -122,12 +145,14 @@ def main() -> int:
         there = [*there[:1], *there[1:][-1:]]
     with tempfile.TemporaryDirectory(prefix="servecap-package-") as name:
         sdist, wheel = build(Path(name))
-        tried = [(wheel, *one) for one in there] + [(sdist, *there[0])]
-        for number, (package, version, path) in enumerate(tried):
-            print(f"{package.name} with Python {version}", flush=True)
+        tried = [(wheel, *one, "") for one in there]
+        tried += [(sdist, *there[0], ""), (wheel, *there[0], lowest())]
+        for number, (package, version, path, bounds) in enumerate(tried):
+            which = " and the lowest dependencies" if bounds else ""
+            print(f"{package.name} with Python {version}{which}", flush=True)
             folder = Path(name) / str(number)
             folder.mkdir()
-            use(path, package, folder)
+            use(path, package, folder, bounds)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import click
 from click.shell_completion import CompletionItem, FishComplete, add_completion_class
@@ -11,18 +11,12 @@ from click.shell_completion import CompletionItem, FishComplete, add_completion_
 Values = Callable[[], Sequence[str]]
 
 
-class Text(click.ParamType[str]):
+class Text(click.types.StringParamType):
     """A text of which some values are known; else it may name a file, or a folder."""
-
-    name = "text"
 
     def __init__(self, values: Values, place: str = "") -> None:
         self._values = values
         self._place = place  # "file", "dir" or none
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        converted: str = click.STRING.convert(value, param, ctx)
-        return converted
 
     def shell_complete(
         self,

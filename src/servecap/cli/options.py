@@ -11,6 +11,7 @@ import click
 from servecap import schedule
 from servecap import slo as slos
 from servecap.cli import output, progress, shapes
+from servecap.cli.param import ParamType
 from servecap.errors import UsageError
 from servecap.scenario import (
     RETRIES_MOST,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Span(click.ParamType[float]):
+class Span(ParamType[float]):
     """A time as a person says it, in seconds: 90s, 30m, 8h, or plain seconds."""
 
     name = "TIME"
@@ -48,7 +49,7 @@ class Span(click.ParamType[float]):
         return seconds
 
 
-class Workers(click.ParamType[int | None]):
+class Workers(ParamType[int | None]):
     """A number of processes, or auto (None)."""
 
     name = "auto|N"

@@ -10,6 +10,7 @@ import click
 from servecap import slo as slos
 from servecap.cli import output, progress
 from servecap.cli.grouped import Grouped
+from servecap.cli.param import ParamType
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from servecap.plan.answer import Demand, Plan, Price, Supply
 
 
-class Share(click.ParamType[float]):
+class Share(ParamType[float]):
     """A share written as 20% or 0.2."""
 
     name = "SHARE"

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from servecap.cli.param import ParamType
 from servecap.errors import UsageError
 from servecap.scenario import ClosedLoop, Exponential, Lognormal, Measured, OpenLoop, Think
 from servecap.schedule import Day, Ramp, Schedule, Steps
@@ -16,7 +17,7 @@ SECONDS_MAX = 1e7
 _Load = TypeVar("_Load", ClosedLoop, OpenLoop)
 
 
-class ThinkTime(click.ParamType[tuple[float, float] | Think]):
+class ThinkTime(ParamType[tuple[float, float] | Think]):
     """Think times in seconds: 1..3, 2, exp:2, lognormal:2,1.5 or file:PATH."""
 
     name = "THINK"
@@ -86,7 +87,7 @@ def _values(path: str) -> tuple[float, ...]:
 _SCHEDULES = "ramp:TO/S, steps:A,B,C/S or day:W,W,.../S"
 
 
-class ScheduleText(click.ParamType[Schedule]):
+class ScheduleText(ParamType[Schedule]):
     """How a rate changes: ramp:TO/S, steps:A,B,C/S or day:W,W,.../S."""
 
     name = "SCHEDULE"
