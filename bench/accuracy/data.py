@@ -13,7 +13,7 @@ import numpy as np
 from servecap import slo as slos
 from servecap.cell import Cell
 from servecap.engine.scheduler import ChunkedPrefill, Policy
-from servecap.engine.spec import sglang_policy
+from servecap.engine.spec import EngineKind, sglang_policy
 from servecap.matrix import files
 from servecap.predict import rows
 from servecap.predict.calibrate import Measured
@@ -64,7 +64,7 @@ def h100(*, together: bool, fp8: bool = False) -> list[tuple[str, Measured]]:
             continue
         users = int(r["batch_size"])
         harness = Harness(
-            engine="sglang" if r["backend"] == "sglang" else "vllm",
+            engine=_ENGINES[r["backend"]],
             queue=max(8 * users, 64) if together else None,
             think_s=(0.0, 0.0),
             scheduler=_scheduler(r["backend"]),
@@ -89,9 +89,12 @@ def h100(*, together: bool, fp8: bool = False) -> list[tuple[str, Measured]]:
     return found
 
 
+# As the rows' versions are: SGLang 0.5 and TensorRT-LLM 1.0 plan steps ahead by default (its
+# documentation: "overlap scheduler"), vLLM 0.12 does not yet (0.14 does).
+_ENGINES: dict[str, EngineKind] = {"sglang": "sglang", "trtllm": "vllm", "vllm": "vllm-2025"}
+
+
 def _scheduler(backend: str) -> Policy:
-    """As the rows' versions are: SGLang 0.5 and TensorRT-LLM 1.0 plan steps ahead by default (its
-    documentation: "overlap scheduler"), vLLM 0.12 does not yet (0.14 does)."""
     if backend == "sglang":
         return sglang_policy(max_running=512)
     return ChunkedPrefill(step_tokens=8192, max_running=512, plans_ahead=backend == "trtllm")
@@ -130,7 +133,12 @@ def _turbomind(where: Place) -> Place:
 
 
 class Log(msgspec.Struct, frozen=True):
-    """A recorded open-loop run: times in seconds since the first arrival."""
+    """A recorded open-loop run: times in seconds since the first arrival.
+
+    Arrivals are the front end's own. The engine's "queued" comes later: it takes who has come from
+    its queue between two steps only, so that half a step of waiting, on average, is over by then.
+    The two clocks are put together where that took the least.
+    """
 
     name: str
     gpu: str
@@ -152,8 +160,9 @@ def vllm_logs() -> Iterator[Log]:
         name = path.name.removesuffix(".meta.json")
         meta = json.loads(path.read_text())
         lines = path.with_name(f"{name}.requests.jsonl").read_text().splitlines()
-        requests = sorted(map(json.loads, lines), key=lambda r: float(r["queued_ts"]))
-        start = requests[0]["queued_ts"]
+        requests = sorted(map(json.loads, lines), key=lambda r: float(r["arrival_time"]))
+        first = requests[0]["arrival_time"]
+        start = first + min(r["queued_ts"] - r["arrival_time"] for r in requests)
 
         def column(key: str, requests: list[dict[str, float]] = requests) -> np.ndarray:
             return np.array([r[key] for r in requests])
@@ -165,7 +174,7 @@ def vllm_logs() -> Iterator[Log]:
             (meta.get("kv_cache") or {}).get("num_kv_tokens"),
             meta["engine_kwargs"]["max_num_seqs"],
             meta["engine_kwargs"]["max_num_batched_tokens"],
-            column("queued_ts") - start,
+            column("arrival_time") - first,
             column("input_toks").astype(np.int64),
             column("output_toks").astype(np.int64),
             column("first_token_ts") - start,

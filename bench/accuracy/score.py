@@ -214,7 +214,7 @@ def own_blocks(prompt: np.ndarray) -> fast.Prefixes:
 
 def lmdeploy() -> list[Error]:
     """LMDeploy's request benchmark, not calibrated."""
-    return errors(data.lmdeploy(), profile.prior("vllm"), "LMDeploy 0.1 on A100-80GB")
+    return errors(data.lmdeploy(), profile.prior("vllm-2025"), "LMDeploy 0.1 on A100-80GB")
 
 
 def splitwise() -> list[Error]:

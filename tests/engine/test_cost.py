@@ -313,9 +313,9 @@ def test_in_a_step_with_prompts_flash_attention_2_computes_whole_tiles_for_each_
 
 @pytest.mark.parametrize(
     ("engine", "device", "joint"),
-    [("vllm", "a100-80gb", True), ("vllm", "rtx-5090", True), ("vllm", "h100", False),
-     ("vllm", "b200", False), ("vllm", "v100", False), ("vllm", "mi300x", False),
-     ("sglang", "a100-80gb", False), ("vllm-2023", "a100-80gb", False)],
+    [("vllm", "a100-80gb", True), ("vllm-2025", "a100-80gb", True), ("vllm", "rtx-5090", True),
+     ("vllm", "h100", False), ("vllm", "b200", False), ("vllm", "v100", False),
+     ("vllm", "mi300x", False), ("sglang", "a100-80gb", False), ("vllm-2023", "a100-80gb", False)],
 )  # fmt: skip
 def test_which_engines_serve_prompts_and_decodes_by_one_kernel(
     engine: EngineKind, device: str, joint: bool

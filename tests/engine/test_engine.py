@@ -17,10 +17,12 @@ from servecap.engine.scheduler import (
     Policy,
     PrefillFirst,
     Vllm2023,
+    plans_ahead,
     static_batching,
 )
-from servecap.engine.spec import EngineSpec, build
+from servecap.engine.spec import EngineKind, EngineSpec, build, default_policy
 from servecap.errors import UsageError
+from servecap.predict.harness import Harness
 
 SMALL_POOL = 40 * 16  # tokens; the requests below need up to 30 blocks each
 
@@ -222,6 +224,19 @@ def test_who_comes_during_a_step_joins_the_next_but_one_where_steps_are_planned_
         assert machine.cancel(2)
         second, third = list(drive(machine, [], now_s=first.end_s))[:2]
         assert (second.started, third.started) == (((), (1,)) if ahead else ((1,), ()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ahead"),
+    [("vllm", True), ("sglang", True), ("vllm-2025", False), ("vllm-2023", False), ("tgi", False),
+     ("llama.cpp", False), ("static", False)],
+)  # fmt: skip
+def test_which_engines_plan_a_step_while_the_one_before_is_computed(
+    kind: EngineKind, ahead: bool
+) -> None:
+    spec = EngineSpec(model="llama-3.1-8b", gpu="a100-80gb", engine=kind)
+    assert plans_ahead(default_policy(spec)) is ahead
+    assert plans_ahead(Harness(engine=kind).policy) is ahead
 
 
 def test_newcomers_of_tgi_wait_for_their_ratio_or_for_the_decode_steps() -> None:

@@ -26,7 +26,7 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 @click.option("--name", help="Of the profile.  [default: the file's name]")
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     help="That the rows were measured on.  [default: vllm where there are runs, else tgi]",
 )
 @click.option(

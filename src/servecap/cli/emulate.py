@@ -15,10 +15,10 @@ from servecap.cli.progress import say
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     default="vllm",
     show_default=True,
-    help="Scheduler: chunked prefill (vllm), prompts first (the others), one batch (static).",
+    help="Scheduler: prompts in chunks (vllm, vllm-2025, llama.cpp), first, one batch (static).",
 )
 @click.option("--weights", help="Such as fp8 or awq.  [default: as the model says]")
 @click.option("--kv-dtype", type=click.Choice(["fp8", "int8"]), help="[default: 16 bits]")

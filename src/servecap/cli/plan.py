@@ -103,7 +103,7 @@ class Share(ParamType[float]):
 @click.option(
     "--verify",
     "engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     help="Simulate the choice as such an engine, at the peak and through the day.",
 )
 @click.option(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     help="[default: the profile's; else tgi for --cells and vllm otherwise]",
 )
 @click.option(

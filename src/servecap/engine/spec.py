@@ -32,19 +32,20 @@ from servecap.engine.scheduler import (
 )
 from servecap.errors import UsageError
 
-EngineKind = Literal["vllm", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
+EngineKind = Literal["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
 ENGINES = get_args(EngineKind)
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One instance: names that `model()` and `gpu()` know, and the tensor-parallel degree.
 
-    `engine`: "vllm" is vLLM V1 (chunked prefill, CUDA graphs, steps planned ahead); "tgi" is TGI
-    1.x over an eager PyTorch model of 2023 (prompts first, answers reserved); "sglang" lets prompts
-    go first as soon as there are any, in up to 8192 tokens at once, planned ahead, too;
-    "vllm-2023" is vLLM until 0.5 (whole prompts, recomputed when memory ran out); "llama.cpp" is
-    its server: as vLLM, but a step is planned when the one before it has ended; "static" serves one
-    batch after the other.
+    `engine`: "vllm" is vLLM since 0.14 (chunked prefill, CUDA graphs, steps planned ahead);
+    "vllm-2025" is vLLM V1 until 0.13, or a later one with `--no-async-scheduling` (a step is
+    planned when the one before it has ended); "vllm-2023" is vLLM until 0.5 (whole prompts,
+    recomputed when memory ran out); "tgi" is TGI 1.x over an eager PyTorch model of 2023 (prompts
+    first, answers reserved); "sglang" lets prompts go first as soon as there are any, in up to 8192
+    tokens at once, planned ahead, too; "llama.cpp" is its server, scheduled as "vllm-2025";
+    "static" serves one batch after the other.
     `max_running`: None is the engine's own limit, `usual_running`; with a `policy`, other settings
     than the engine's defaults, it is the policy's.
     `weights`: one of `model.WEIGHT_NAMES`, instead of what the model's name says; `kv_dtype`: None
@@ -124,6 +125,8 @@ def default_policy(spec: EngineSpec) -> Policy:
     match spec.engine:
         case "vllm":
             return vllm_policy(max_running=running, step_tokens=max(2048, running))
+        case "vllm-2025":
+            return vllm_2025_policy(max_running=running, step_tokens=max(2048, running))
         case "llama.cpp":
             return llama_cpp_policy(max_running=running, step_tokens=max(2048, running))
         case "tgi":
@@ -151,6 +154,11 @@ def vllm_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:
     Source: vLLM's pull request 27614.
     """
     return ChunkedPrefill(step_tokens=step_tokens, max_running=max_running, plans_ahead=True)
+
+
+def vllm_2025_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:
+    """vLLM V1's default until 0.13: a step is planned when the one before it has ended."""
+    return ChunkedPrefill(step_tokens=step_tokens, max_running=max_running)
 
 
 def llama_cpp_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:
@@ -181,7 +189,7 @@ def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
 def passes_of(engine: EngineKind) -> Passes:
     """How an engine of that kind goes over its vectors between the matrices."""
     match engine:
-        case "vllm" | "sglang" | "llama.cpp":
+        case "vllm" | "vllm-2025" | "sglang" | "llama.cpp":
             return FUSED_PASSES
         case "vllm-2023" | "tgi" | "static":
             return SEPARATE_PASSES
@@ -194,13 +202,14 @@ def joint_attention(engine: EngineKind, device: Gpu) -> bool:
     FlashAttention 3 (9.0) and FlashInfer (10.0) divide the work by what there is.
     """
     generation = device.compute_capability
-    return engine == "vllm" and generation is not None and int(generation) in (8, 12)
+    v1 = engine in ("vllm", "vllm-2025")
+    return v1 and generation is not None and int(generation) in (8, 12)
 
 
 def host_cost(engine: EngineKind) -> HostCost:
     """What the CPU costs in an engine of that kind."""
     match engine:
-        case "vllm" | "sglang" | "llama.cpp":
+        case "vllm" | "vllm-2025" | "sglang" | "llama.cpp":
             return CUDA_GRAPHS
         case "vllm-2023":
             return VLLM_2023_HOST

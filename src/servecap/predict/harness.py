@@ -18,7 +18,13 @@ from servecap.engine.scheduler import (
     Vllm2023,
     static_batching,
 )
-from servecap.engine.spec import EngineKind, llama_cpp_policy, sglang_policy, vllm_policy
+from servecap.engine.spec import (
+    EngineKind,
+    llama_cpp_policy,
+    sglang_policy,
+    vllm_2025_policy,
+    vllm_policy,
+)
 
 # Of prompt + answer, where a table tells only their sum. Source: the rows of the same tables that
 # tell both (0.42 to 0.43 for chat); the caller may know better.
@@ -78,6 +84,8 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         match self.engine:
             case "vllm":
                 return vllm_policy(max_running=self.max_running, step_tokens=self.step_tokens)
+            case "vllm-2025":
+                return vllm_2025_policy(max_running=self.max_running, step_tokens=self.step_tokens)
             case "llama.cpp":
                 return llama_cpp_policy(max_running=self.max_running, step_tokens=self.step_tokens)
             case "tgi":
