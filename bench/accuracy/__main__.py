@@ -1,4 +1,4 @@
-"""Writes docs/accuracy.md: `python bench/accuracy` (a few minutes; needs ../shared/data)."""
+"""Writes docs/accuracy.md: `python bench/accuracy` (a quarter of an hour; needs ../shared/data)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from servecap.engine.cost import StepWork
 from servecap.engine.kv import BLOCK_TOKENS
 from servecap.engine.memory import kv_tokens
 from servecap.engine.spec import vllm_policy
-from servecap.predict import calibrate, profile, uncertainty
+from servecap.predict import calibrate, profile, uncertainty, untold
 from servecap.predict.calibrate import Measured
 from servecap.predict.intervals import kind_of
 from servecap.predict.place import place
@@ -43,14 +43,28 @@ def errors(
     """Each figure of each row against the profile; with the product's own intervals, if asked."""
     found = []
     for row in rows:
-        model = calibrate.predicted(row, known, seeds=8)
-        spreads = spreads_of(row, known) if intervals else {}
+        model = predicted(row, known)
+        main = msgspec.structs.replace(row, case=untold.as_fitted(row.case, known))
+        spreads = spreads_of(main, known) if intervals else {}
         for figure, truth in calibrate.truth(row).items():
             inside = None
             if figure in spreads:
                 off = math.log(truth / max(model[figure], _least(figure)))
                 inside = spreads[figure].low <= off <= spreads[figure].high
             found.append(Error(regime, figure, truth, model[figure], inside, row.label))
+    return found
+
+
+def predicted(row: Measured, known: Profile) -> dict[str, float]:
+    """The row's figures, as `servecap predict` tells them."""
+    at = untold.figures(row.case, known, row.users, seeds=8)
+    found = {
+        "ttft_s": at.ttft_s,
+        "tpot_s": at.tpot_s,
+        "requests_per_s": at.requests_per_s,
+    }
+    if row.slo is not None:
+        found["max_users"] = float(untold.capacity(row.case, known, row.slo, seeds=8)[0])
     return found
 
 
@@ -80,7 +94,7 @@ def folds(rows: list[Measured], group: Callable[[Measured], str], regime: str) -
     found = []
     for name in sorted({group(row) for row in rows}):
         kept = [row for row in rows if group(row) != name]
-        fitted = calibrate.fit(kept, profile.prior("tgi"), name="fold")
+        fitted = untold.fit(kept, profile.prior("tgi"), name="fold")
         known = uncertainty.with_spreads(fitted)
         found += of_matrix([row for row in rows if group(row) == name], known, regime)
     return found

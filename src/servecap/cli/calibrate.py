@@ -73,7 +73,7 @@ def command(**given: Any) -> int:
 
     from servecap import slo as slos
     from servecap.cli.progress import say
-    from servecap.predict import calibrate, profile, rows, runs, uncertainty
+    from servecap.predict import profile, rows, runs, uncertainty, untold
 
     target = Path(given["out"])
     if not given["files"] and given["url"] is None:
@@ -91,7 +91,7 @@ def command(**given: Any) -> int:
     say(f"fitting the {rules.engine} engine to {len(found)} cells and runs")
     say_if_slow()
     start = profile.prior(rules.engine)
-    fit = calibrate.fit(found, start, name=given["name"] or target.stem)
+    fit = untold.fit(found, start, name=given["name"] or target.stem)
     fitted = msgspec.structs.replace(uncertainty.with_spreads(fit), max_running=running)
     profile.save(fitted, target)
     if given["as_json"]:
@@ -165,6 +165,12 @@ def _text(fitted: Profile, start: Profile) -> str:
             lines.append(
                 f"  {kind:<12} {figure:<15} {_factor(s.low)} to {_factor(s.high)}  ({source})"
             )
+    if fitted.members:
+        lines += ["", "not told by the rows, and how likely they make it:"]
+        lines += [
+            f"  {m.weight:>4.0%}  {m.cycles} requests of each user, started within {m.start_s:g} s"
+            for m in fitted.members
+        ]
     known = fitted.validity
     lines += [
         "",

@@ -10,8 +10,8 @@ from servecap.engine.cost import StepWork
 from servecap.engine.gpu_file import Fabric
 from servecap.engine.scheduler import PrefillFirst
 from servecap.errors import UsageError
-from servecap.predict import intervals, shares
-from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures, capacity
+from servecap.predict import intervals, shares, untold
+from servecap.predict.figures import SEEDS, USERS_MAX, Case, Figures
 from servecap.predict.intervals import in_flight, kind_of, reaches
 from servecap.predict.place import Tuning
 from servecap.predict.profile import Kind, Profile, Spread
@@ -79,13 +79,15 @@ def answer(
         users_max: no more are tried.
     """
     blank = _blank(case, profile, scenario)
+    case = untold.as_fitted(case, profile)
     tuning = profile.tuning(case.place.gpu)
     try:
         room = case.room(tuning)
     except UsageError as error:
         return msgspec.structs.replace(blank, impossible=str(error))
-    most, there = capacity(case, tuning, slo, seeds=seeds, users_max=users_max)
-    shown = there if users is None else case.figures(tuning, users, slo=slo, seeds=seeds)
+    most, shown = untold.capacity(case, profile, slo, seeds=seeds, users_max=users_max)
+    if users is not None:
+        shown = untold.figures(case, profile, users, slo=slo, seeds=seeds)
     if shown.refused_share >= 1:
         return msgspec.structs.replace(blank, impossible=_too_long(case, room))
     step, limit, binds = _binds(case, tuning, shown, slo, room)

@@ -51,7 +51,8 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `queue`: requests in all, all users starting at once, measured to the last end (the classic
     stop rule). `cycles`: so many requests of each user, likewise; rates are those of Little's law,
     without the tail at the end. Neither: the steady state, of which a window is looked at.
-    `start_s`: within which time the users of the first two start.
+    `start_s`: within which time the users of the first two start. `untold`: that time, and the
+    number of cycles, are assumptions, for the source of the figures tells neither.
     `reserve_tokens`: what a prefill-first server reserves for each answer; None: `reserve_share`
     of the answer. A server that admits by the tokens that are there (LightLLM's token attention)
     holds half of each answer on average. `prefix_tokens`: with which all prompts begin, and which
@@ -74,6 +75,7 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prefix_tokens: int = 0
     instances: int = 1
     routing: Routing = "least-load"
+    untold: bool = False
     scheduler: Policy | None = None  # instead of the engine's with the settings above
 
     @property

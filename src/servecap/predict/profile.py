@@ -59,6 +59,15 @@ class Validity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rows: int = 0
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters under one pair of settings that the rows do not tell; see `predict.untold`."""
+
+    weight: float  # of all: 1
+    cycles: int  # requests of each user
+    start_s: float  # within which all users start
+    logs: tuple[float, ...] = ()  # logarithms of the parameters, in their order
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of one engine, where they hold, and how wrong predictions with them have been."""
 
@@ -70,6 +79,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     notes: tuple[str, ...] = ()
     max_running: int | None = None  # that the server of the runs computed at once, where known
     draws: tuple[tuple[float, ...], ...] = ()  # logarithms of the parameters, see `Fit.draws`
+    members: tuple[Member, ...] = ()  # heaviest first, whose parameters are the profile's own
 
     def tuning(self, gpu: Gpu) -> Tuning:
         """The parameters for places with that GPU: its fabric decides which link ones count."""
@@ -105,17 +115,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def drawn(self) -> list[Profile]:
         """The profiles that other rows of the same kind might have led to."""
-        names = list(self.parameters)
-        return [
-            msgspec.structs.replace(
-                self,
-                parameters={
-                    name: msgspec.structs.replace(self.parameters[name], value=math.exp(logarithm))
-                    for name, logarithm in zip(names, draw, strict=True)
-                },
-            )
-            for draw in self.draws
-        ]
+        return [self.with_logs(draw) for draw in self.draws]
+
+    def with_logs(self, logs: tuple[float, ...]) -> Profile:
+        """The profile with parameters of these logarithms."""
+        parameters = {
+            name: msgspec.structs.replace(parameter, value=math.exp(logarithm))
+            for (name, parameter), logarithm in zip(self.parameters.items(), logs, strict=True)
+        }
+        return msgspec.structs.replace(self, parameters=parameters)
 
     def kind(self, gpu: Gpu) -> Kind:
         """How much the calibration knows of such a GPU.

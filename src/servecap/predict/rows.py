@@ -62,7 +62,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     published tables of this form: Little's law holds in the older rows, but their first tokens
     took as long as a start of all users at once makes them; in the newer ones the tail of 250
     requests takes up to two thirds of the rate; these also waited for 8 tokens instead of 20.
-    Neither table tells how many cycles there were, or how fast the users were started.
+    Neither table tells how many cycles there were, or how fast the users were started: `cycles` and
+    `start_s` are assumptions, which calibration replaces (`servecap.predict.untold`).
     """
 
     engine: EngineKind = "tgi"
@@ -94,6 +95,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             engine=self.engine,
             queue=queue or None,
             start_s=self.start_s,
+            untold=told_little or (newer and self.queue is None),
             cycles=self.cycles if told_little else None,
             think_s=self.think_s,
             max_waiting_tokens=waiting,
