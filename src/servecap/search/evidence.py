@@ -246,9 +246,10 @@ def _of_percentile(limit: Limit, quantile: float, values: Sequence[float]) -> Ma
     """The margin of a percentile: where in the sample it lies, as the exact binomial would say.
 
     The share of requests above the true percentile is known, so its place among the ordered values
-    is Beta distributed; a standard deviation to both sides of that gives its error. That says how
-    far off the limit is where no request is over it, too. With too many failures for that, only
-    the share over the limit is told.
+    is Beta distributed; a standard deviation to both sides of that gives its error. The value is
+    the sample's own: Jeffreys' prior, on the few requests that correlated ones are worth, would
+    move it down. That says how far off the limit is where no request is over it, too. With too
+    many failures for that, only the share over the limit is told.
     """
     over = [v > limit.at_most_s for v in values]
     share = of_share(str(limit), over, 1 - quantile)
@@ -258,12 +259,12 @@ def _of_percentile(limit: Limit, quantile: float, values: Sequence[float]) -> Ma
     telling = ordered[_place(quantile, len(ordered))]
     worth = len(ordered) / _design_effect([v > telling for v in values])
     mean, error = _normal_score(worth * (1 - quantile), worth * quantile)
-    low, middle, high = (_log_at(ordered, _NORMAL.cdf(mean + k * error)) for k in (1, 0, -1))
+    low, high = (_log_at(ordered, _NORMAL.cdf(mean + k * error)) for k in (1, -1))
     if not math.isfinite(high):
         return share
     return Percentile(
         limit=str(limit),
-        value=middle - math.log(limit.at_most_s),
+        value=_log_at(ordered, 1 - quantile) - math.log(limit.at_most_s),
         error=max(1e-4, (high - low) / 2),
         requests=len(values),
         over=sum(over),
