@@ -196,13 +196,15 @@ class Search:
     def _above(self, estimate: Estimate) -> Ask | None:
         """A larger load, where a limit seems broken but nothing bounds the capacity from above.
 
-        Levels below the edge cannot give it an upper end, however many there are.
+        Levels below the edge cannot give it an upper end, however many there are; nor is one far
+        beyond all that was tried an end.
         """
         top = max(t.load for t in self._told)
         first = min(t.load for t in self._told if t.broken)
         tried = sum(t.load > first for t in self._told)
         load = min(self._most, top * (_ABOVE if tried < 2 else _LEAP_MOST))
-        if estimate.high is not None or tried > _ABOVE_MOST or self._tried(load):
+        bounded = estimate.high is not None and estimate.high <= _BEYOND * top
+        if bounded or tried > _ABOVE_MOST or self._tried(load):
             return None
         return self._at(
             load, self._few(), f"a limit seems broken at {top:g}: one above, to be sure"
