@@ -18,7 +18,7 @@ from servecap.cli.progress import say
     type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
     default="vllm",
     show_default=True,
-    help="Scheduler: prompts in chunks (vllm, vllm-2025, llama.cpp), first, one batch (static).",
+    help="What decides who is computed when, see docs/prediction.md.",
 )
 @click.option("--weights", help="Such as fp8 or awq.  [default: as the model says]")
 @click.option("--kv-dtype", type=click.Choice(["fp8", "int8"]), help="[default: 16 bits]")
