@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.record import Outcome, Record
 from servecap.report import facts, sheets
+from servecap.report.parquet import library
 from servecap.report.units import clean
 from servecap.run import Run
 
@@ -122,13 +121,7 @@ def write_parquet(path: Path, run: Run, summary: Summary) -> None:
         UsageError: pyarrow is not installed.
         OSError: *path* cannot be written.
     """
-    try:  # an extra without types of its own
-        pa: Any = importlib.import_module("pyarrow")
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow: pip install 'servecap[parquet]', or export --to csv"
-        ) from None
+    pa, file_format = library("export --to csv")
     types = {
         "int64": pa.int64(),
         "double": pa.float64(),
@@ -146,7 +139,7 @@ def write_parquet(path: Path, run: Run, summary: Summary) -> None:
         columns.append(pa.array(values, types[field.kind]))
     header = msgspec.json.encode(run.header)
     table = pa.table(columns, names=[field.name for field in fields])
-    parquet.write_table(table.replace_schema_metadata({"servecap.run": header}), path)
+    file_format.write_table(table.replace_schema_metadata({"servecap.run": header}), path)
 
 
 def write_xlsx(path: Path, run: Run, summary: Summary) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from servecap.matrix.compare import conclusions
 from servecap.matrix.table import describe
 from servecap.plan.answer import Fleet, GpuPlan, ModelPlan, Plan, Split
 from servecap.report import plan_text
+from servecap.report.parquet import library
 from servecap.report.sheets import Sheet, Value, write_xlsx
 from servecap.report.units import clean
 
@@ -242,13 +242,7 @@ def _excel(path: Path, sheets: Sequence[Sheet]) -> None:
 
 
 def _parquet(path: Path, columns: Sequence[Column], things: Sequence[Any]) -> None:
-    try:  # an extra without types of its own
-        pa: Any = importlib.import_module("pyarrow")
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow: pip install 'servecap[parquet]', or take another format"
-        ) from None
+    pa, file_format = library("take another format")
     types = {"text": pa.string(), "number": pa.float64(), "whole": pa.int64()}
     arrays = [
         pa.array([_plain(column.read(thing)) for thing in things], types[column.kind])
@@ -256,7 +250,7 @@ def _parquet(path: Path, columns: Sequence[Column], things: Sequence[Any]) -> No
     ]
     table = pa.table(arrays, names=[column.name for column in columns])
     try:
-        parquet.write_table(table, path)
+        file_format.write_table(table, path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
 
