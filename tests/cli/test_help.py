@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -14,6 +14,8 @@ from click.testing import CliRunner
 
 from servecap import cli
 from servecap.cli.grouped import Grouped
+from servecap.cli.param import ENGINE
+from servecap.engine.spec import EngineKind
 
 
 def command(name: str) -> click.Command:
@@ -113,3 +115,7 @@ def test_a_command_that_is_mistyped_is_guessed(typed: str, told: str) -> None:
     assert result.exit_code == 2
     assert told in result.output
     assert ("Did you mean" in result.output) == (typed != "xyz")
+
+
+def test_engines_are_those_of_the_engine_model() -> None:
+    assert tuple(ENGINE.choices) == get_args(EngineKind)

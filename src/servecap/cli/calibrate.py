@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servecap.cli import output, probing
+from servecap.cli.param import ENGINE
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 @click.option("--name", help="Of the profile.  [default: the file's name]")
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=ENGINE,
     help="That the rows were measured on.  [default: vllm where there are runs, else tgi]",
 )
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from servecap.cli.param import ENGINE
 from servecap.cli.progress import say
 
 
@@ -15,7 +16,7 @@ from servecap.cli.progress import say
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=ENGINE,
     default="vllm",
     show_default=True,
     help="What decides who is computed when, see docs/prediction.md.",

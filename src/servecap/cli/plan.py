@@ -10,7 +10,7 @@ import click
 from servecap import slo as slos
 from servecap.cli import output, progress
 from servecap.cli.grouped import Grouped
-from servecap.cli.param import ParamType
+from servecap.cli.param import ENGINE, ParamType
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Share(ParamType[float]):
 @click.option(
     "--verify",
     "engine",
-    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=ENGINE,
     help="Simulate the choice as such an engine, at the peak and through the day.",
 )
 @click.option(

@@ -10,6 +10,7 @@ import click
 
 from servecap.cli import output
 from servecap.cli.calibrate import TABLE_SLO, say_if_slow
+from servecap.cli.param import ENGINE
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]),
+    type=ENGINE,
     help="[default: the profile's; else tgi for --cells and vllm otherwise]",
 )
 @click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
@@ -33,7 +33,6 @@ from servecap.engine.scheduler import (
 from servecap.errors import UsageError
 
 EngineKind = Literal["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
-ENGINES = get_args(EngineKind)
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
