@@ -190,7 +190,8 @@ AMISS = """(() => {
   }
   for (const svg of [...document.querySelectorAll('svg')].filter(shown)) {
     const all = svg.getBoundingClientRect();
-    if (all.width / svg.viewBox.baseVal.width * 11 < 9) tell('small words', svg);
+    const least = innerWidth >= 1280 ? 10 : 9;
+    if (all.width / svg.viewBox.baseVal.width * 11 < least) tell('small words', svg);
     const words = [...svg.querySelectorAll('text')].filter(t => t.textContent.trim())
       .map(t => [t.textContent, t.getBoundingClientRect()]);
     words.forEach(([a, p], i) => {
