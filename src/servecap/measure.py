@@ -183,8 +183,6 @@ class Driver:
         self._loop.set_exception_handler(self._broken)
         self._begin(level)
         await level.ended
-        if self.failure is not None:
-            raise self.failure
 
     def _begin(self, level: Level) -> None:
         first, self._began = not self._began, True
@@ -370,8 +368,12 @@ class Driver:
             self._client.end(outcome)
         if level is not None:
             self._settle(level)
-            if not level.ended.done():
+            if level.ended.done():
+                return
+            if self.failure is None or lives:  # what fails from now on is not this level's
                 level.ended.set_result(None)
+            else:
+                level.ended.set_exception(self.failure)
 
     def _cut_off(self, now_s: float) -> None:
         """The level's last word on what is in flight and goes on."""

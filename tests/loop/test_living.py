@@ -19,6 +19,7 @@ from scripted import Call, serving
 
 from servecap.errors import DiskError, UsageError
 from servecap.level import Between, Level
+from servecap.measure import Driver
 from servecap.probe import TargetSpec, open_bench
 from servecap.record import Outcome, decode
 from servecap.run import Run, Status
@@ -178,6 +179,27 @@ def test_a_disk_that_gets_full_between_two_levels_stops_the_search(tmp_path: Pat
             with pytest.raises(DiskError, match="the search was stopped"):
                 through_levels()
             assert doubts(level(users(6), tmp_path / "anew", None)) == []
+    assert read_run(tmp_path / "0").header.status is Status.COMPLETE
+
+
+def test_a_disk_that_gets_full_just_after_a_level_leaves_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The level is over, but nobody has woken up yet to take its run."""
+    settle = Driver._settle
+
+    def then_full(driver: Driver, level: Level) -> None:
+        settle(driver, level)
+        driver._record(made.record(1.0, number=1000))
+
+    (tmp_path / "0" / LATER).mkdir(parents=True)  # a folder where the file would be
+    with serving(fixed) as server:
+        bench = open_bench(TargetSpec(url=server.url), WORKLOAD, ASKED.timeouts)
+        with bench.levels(0, ASKED.timeouts) as level:
+            monkeypatch.setattr(Driver, "_settle", then_full)
+            assert level(users(6), tmp_path / "0", None).header.status is Status.COMPLETE
+            with pytest.raises(DiskError, match="the search was stopped"):
+                level(users(6), tmp_path / "1", None)
     assert read_run(tmp_path / "0").header.status is Status.COMPLETE
 
 
