@@ -102,11 +102,12 @@ def main() -> None:
         "is left of their prompts in the cache. Steps are planned ahead, as the log's own "
         "configuration says (`async_scheduling: true`; vLLM's default since 0.14). Times count "
         "from the front end's stamp: the engine looks for newcomers between two steps only, so "
-        'that its own ("queued") comes half a step late. One of twelve figures misses 10%: the '
-        "RTX 4090's median E2E is 10.7% off (10.4% if counted from the engine's stamp, as it "
-        "was before, and also if no step were planned ahead). Where that comes from can be read "
-        "off the log: with 30 to 40 sequences a decode step takes 25.6 ms, in the model 26.1; "
-        "but a step of 2,048 tokens takes 0.200 s, in the model 0.218. On the RTX PRO 6000 it "
+        'that its own ("queued") comes half a step late. The worst of twelve figures is the RTX '
+        "4090's median E2E. Where that comes from can be read off the log: with 30 to 40 "
+        "sequences a decode step takes 25.6 ms, in the model 26.1; but a step of 2,048 tokens "
+        "takes 0.200 s, in the model 0.212. (It had 0.218, and that figure was 10.7% off, until "
+        "measured matrix products of these two cards were found and took the place of another "
+        "card's: see `gemm_share` in servecap.engine.hardware.) On the RTX PRO 6000 it "
         "is decode steps of 40 to 60 sequences that take a tenth longer than in the model.",
         "\n".join(table(score.replays())),
         "## LMDeploy's request benchmark",

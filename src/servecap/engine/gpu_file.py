@@ -30,7 +30,7 @@ class GpuFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     fp16_tflops: Annotated[float, msgspec.Meta(gt=0, description="dense, fp32 accumulation")]
     fp8_tflops: Positive | None = None
     int8_tops: Positive | None = None
-    gemm_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    gemm_share: Annotated[float, msgspec.Meta(gt=0, le=1.2)] | None = None
     read_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     inline_ecc: bool = False
     fabric: Fabric = "pcie"

@@ -20,7 +20,7 @@ from servecap.errors import UsageError
 GIB = 1024**3
 
 # Of the dense peak, for large matrices, where gemm_share is not known from measurements: near the
-# median of the GPUs for which it is (see the column's source below).
+# median of the data centre GPUs for which it is.
 _DEFAULT_GEMM_SHARE = 0.72
 
 # Share of the peak bandwidth that weights are read with. Source: fitted to 145 rows of Vidur's and
@@ -48,9 +48,14 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     the memory may mean it, too.
 
     Source:
-        Each row of data/gpus.csv names its own. `gemm_share` of A40, A100, H100, H200, L40S and
-        B200 is fitted to Vidur's (MIT) and AIConfigurator's (Apache-2.0) measured profiles, T4's
-        to a measured 24 TFLOPS; the form factors of one chip share it; others have the default.
+        Each row of data/gpus.csv names its own. `gemm_share` of A40, A100, H100-SXM, H200, L40S
+        and B200 is fitted to Vidur's (MIT) and AIConfigurator's (Apache-2.0) measured profiles of
+        layers, T4's to a measured 24 TFLOPS; the form factors of one chip share it unless a row
+        names its own source. The others that have one are from collections of PyTorch's square
+        matrix products in 16 bits: 0.97 times the median of six (4096, 8192, 10240; fp16, bf16)
+        where all sizes are told, 0.93 times the best where only that is, the median of those who
+        measured. These are the medians of what the profiles of layers have for the chips that are
+        in both (0.87 to 1.06 of the best). GeForce cards clock higher than their data sheets say.
         `read_share` of Ada's cards: one stream of llama-3-8b (15.0 GB a token) by vLLM 0.7.3 takes
         17.6 ms on an RTX 4090 D and 19.2 ms on an RTX 6000 Ada (AccelMark); less 0.85 ms for the
         host and the small kernels that is 0.89 and 0.85.
