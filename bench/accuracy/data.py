@@ -15,7 +15,7 @@ from servecap.cell import Cell
 from servecap.engine.scheduler import ChunkedPrefill, Policy
 from servecap.engine.spec import EngineKind, sglang_policy
 from servecap.matrix import files
-from servecap.predict import rows
+from servecap.predict import profile, rows
 from servecap.predict.calibrate import Measured
 from servecap.predict.figures import Case
 from servecap.predict.harness import Harness, Lengths
@@ -38,7 +38,7 @@ def chat_matrix() -> list[Measured]:
     cells = files.read(path).cells
     with path.open(newline="") as file:
         raw = [float(r["requests_per_s"]) for r in csv.DictReader(file)]
-    found = rows.measured(cells, rows.Rules(slo=TOLERANCE))
+    found, _ = rows.measured(cells, rows.Rules(slo=TOLERANCE), tuning=profile.prior("tgi").tuning)
     return [
         msgspec.structs.replace(
             row,

@@ -91,6 +91,17 @@ def test_a_broken_slo_is_told_with_how_much() -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_a_row_that_tells_no_users_is_held_against_the_rest_of_itself() -> None:
+    _, found = check(
+        "model,gpu,tp,ttft_s,tpot_ms,qps,tps,tokens_counted,avg_context_tokens\n"
+        "m,g,1,4,50,2,1800,total,450\n",
+        name="t.csv",
+    )
+    (slo, apart) = sorted(found, key=lambda f: f.kind, reverse=True)
+    assert apart.kind == "contradiction"
+    assert (slo.kind, slo.should_be) == ("slo", "listed with fewer users")
+
+
 def test_the_published_chat_table() -> None:
     count, findings = check(SHARED.read_text(encoding="utf-8"), name="chat")
     by_place = {(x.where, x.kind): x for x in findings}

@@ -147,7 +147,8 @@ def predict(**options: Any) -> Predicted:
     from servecap.cli import predict as cli_predict
 
     with _given(cli_predict.command, options) as given:
-        return Predicted(tuple(cli_predict.predicted(given)[2]))
+        _, rules, answers = cli_predict.predicted(given)
+        return Predicted(tuple(answers), rules)
 
 
 def compare(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from servecap.metrics import Summary
     from servecap.plan.answer import Plan
     from servecap.predict.answer import Answer
+    from servecap.predict.rows import Rules
     from servecap.run import Run
     from servecap.search import SearchResult
     from servecap.search.rate import RateResult
@@ -149,11 +150,12 @@ class Predicted(msgspec.Struct, _Shown, frozen=True):
     """Figures of cells that nobody measured, each with an interval."""
 
     answers: tuple[Answer, ...]
+    rules: Rules  # under which the load tests are done
 
     def __str__(self) -> str:
         from servecap.cli.predict import text
 
-        return text(list(self.answers)) + "\n"
+        return text(list(self.answers), self.rules) + "\n"
 
 
 class Compared(msgspec.Struct, _Shown, frozen=True):

@@ -95,10 +95,12 @@ def table_findings(path: Path, given: dict[str, Any]) -> tuple[int, list[Finding
         UsageError: it cannot be read.
     """
     from servecap.matrix import check, table
+    from servecap.matrix.lines import text_of
 
-    table.read_csv(path)  # says what is wrong with the file itself
+    text = text_of(path)
+    table.parse_csv(text, name=str(path), loads=True)  # says what is wrong with the file itself
     return check.check(
-        path.read_text(encoding="utf-8-sig"),
+        text,
         name=str(path),
         slo=slos.parse(given["slo"]),
         think_mean_s=given["think_mean"],

@@ -105,12 +105,21 @@ def command(**given: Any) -> int:
 
 def _of_tables(given: dict[str, Any], rules: Rules) -> list[Measured]:
     """The rows of the tables among the files."""
+    from servecap.cli.progress import say
     from servecap.matrix import files as tables
-    from servecap.predict import rows, runs
+    from servecap.predict import profile, rows, runs
 
-    found = [Path(file) for file in given["files"] if not runs.folders_of(Path(file))]
-    cells = [cell for path in found for cell in tables.read(path).cells]
-    return rows.measured(cells, rules) if found else []
+    paths = [Path(file) for file in given["files"] if not runs.folders_of(Path(file))]
+    if not paths:
+        return []
+    read = [tables.read(path, loads=True) for path in paths]
+    for warning in (warning for table in read for warning in table.warnings):
+        say(f"note: {warning}")
+    cells = [cell for table in read for cell in table.cells]
+    found, left_out = rows.measured(cells, rules, tuning=profile.prior(rules.engine).tuning)
+    for why in left_out:
+        say(f"left out: {why}")
+    return found
 
 
 def _of_runs(given: dict[str, Any], paths: list[Path], engine: str) -> list[Measured]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +48,11 @@ if TYPE_CHECKING:
     "--slo", help="[default: that of the classic tables for --cells; else 3 s and 100 ms]"
 )
 @click.option(
-    "--users", type=click.IntRange(1), help="Figures at that load.  [default: at capacity]"
+    "--users", type=click.IntRange(1, 100_000), help="Figures at that load.  [default: at capacity]"
 )
-@click.option("--queue", type=click.IntRange(0), help="Classic stop rule; 0: steady state.")
+@click.option(
+    "--queue", type=click.IntRange(0, 1_000_000), help="Classic stop rule; 0: steady state."
+)
 @click.option(
     "--weights",
     help="bf16, fp8, int8, int8-weights, int4, awq, gptq or mxfp4.  [default: as the model says]",
@@ -59,9 +61,14 @@ if TYPE_CHECKING:
     "--kv-dtype", type=click.Choice(["fp8", "int8"]), help="Of keys and values.  [default: 16 bits]"
 )
 @click.option(
-    "--prefix-tokens", type=click.IntRange(0), default=0, help="All prompts share, kept in a cache."
+    "--prefix-tokens",
+    type=click.IntRange(0, 1 << 20),
+    default=0,
+    help="All prompts share, kept in a cache.",
 )
-@click.option("--instances", type=click.IntRange(1), default=1, help="Equal, behind one router.")
+@click.option(
+    "--instances", type=click.IntRange(1, 256), default=1, help="Equal, behind one router."
+)
 @click.option(
     "--routing",
     type=click.Choice(["least-load", "round-robin", "random", "sticky"]),
@@ -70,16 +77,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-running",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 100_000),
     help="Requests that are computed at once.  [default: 256; tgi: no limit]",
 )
-@click.option("--max-waiting-tokens", type=click.IntRange(0), help="TGI's setting.")
+@click.option("--max-waiting-tokens", type=click.IntRange(0, 1 << 20), help="TGI's setting.")
 @click.option(
     "--max-batch-prefill-tokens",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1 << 24),
     help="TGI's setting.  [default: 4096; with --cells 32768]",
 )
-@click.option("--reserve-tokens", type=click.IntRange(1), help="Reserved for each answer (tgi).")
+@click.option(
+    "--reserve-tokens", type=click.IntRange(1, 1 << 20), help="Reserved for each answer (tgi)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(**given: Any) -> int:
     """Predict users, TTFT, TPOT and rates, each with an interval and what binds.
@@ -101,15 +110,22 @@ def command(**given: Any) -> int:
         told = {"profile": use.name, "slo": str(rules.slo), "cells": answers}
         output.print_json({**told, "together": conclusions(answers)})
     else:
-        click.echo(text(answers))
+        click.echo(text(answers, rules))
     return 0
 
 
 def predicted(given: dict[str, Any]) -> tuple[Profile, Rules, list[Answer]]:
-    """A prediction for each cell that the options name, by which profile and under which rules."""
+    """A prediction for each cell that the options name, by which profile and under which rules.
+
+    Of a table's row that cannot be modelled there is the reason; the others are answered.
+
+    Raises:
+        UsageError: no row can be, or one that options name.
+    """
+    from servecap.cli.progress import say
     from servecap.predict import profile as profiles
-    from servecap.predict.answer import answer
-    from servecap.predict.rows import case_of, output_share, slo_of
+    from servecap.predict.answer import answer, without_figures
+    from servecap.predict.rows import case_of, output_share, slo_of, told, users_of
 
     known = profiles.load(Path(given["profile"])) if given["profile"] else None
     if (given["cells"] is None) == (given["model"] is None or given["gpu"] is None):
@@ -122,16 +138,21 @@ def predicted(given: dict[str, Any]) -> tuple[Profile, Rules, list[Answer]]:
     if use.engine != rules.engine:
         raise UsageError(f"the profile is of {use.engine}, not of --engine {rules.engine}")
     share = output_share(cells)
-    answers = [
-        answer(
-            case_of(cell, rules, share),
-            use,
-            slo_of(cell, rules),
-            scenario=cell.scenario,
-            users=given["users"] or (cell.capacity.users if cell.capacity else None) or None,
-        )
-        for cell in cells
-    ]
+    answers, unknown = [], []
+    for cell in cells:
+        try:
+            case, users = case_of(cell, rules, share), given["users"] or users_of(cell)
+        except UsageError as error:
+            if not given["cells"]:
+                raise
+            unknown.append(told(cell, error))
+            answers.append(without_figures(cell, str(error)))
+            continue
+        answers.append(answer(case, use, slo_of(cell, rules), scenario=cell.scenario, users=users))
+    if len(unknown) == len(answers):
+        raise UsageError(unknown[0])
+    for why in unknown:
+        say(f"left out: {why}")
     return use, rules, answers
 
 
@@ -180,21 +201,14 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
 
 
 def _table(path: Path) -> list[Cell]:
-    """The rows of a CSV; max_users may be absent, since it is asked for."""
+    """The rows of a table or a matrix; what is odd about it is said."""
+    from servecap.cli.progress import say
     from servecap.matrix import files
-    from servecap.matrix.table import SYNONYMS, parse_csv
 
-    if path.suffix.lower() != ".csv":
-        return list(files.read(path).cells)
-    try:
-        lines = [x for x in io.StringIO(path.read_text(encoding="utf-8-sig")) if x.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    names = [n.strip().casefold() for n in lines[0].split(",")] if lines else []
-    if lines and "max_users" not in [SYNONYMS.get(n, n) for n in names]:
-        ends = ["max_users", *[""] * (len(lines) - 1)]
-        lines = [f"{x.rstrip()},{end}\n" for x, end in zip(lines, ends, strict=True)]
-    return list(parse_csv("".join(lines), name=str(path)).cells)
+    table = files.read(path, loads=True)
+    for warning in table.warnings:
+        say(f"note: {warning}")
+    return list(table.cells)
 
 
 def _grid(given: dict[str, Any]) -> list[Cell]:
@@ -205,9 +219,9 @@ def _grid(given: dict[str, Any]) -> list[Cell]:
     try:
         degrees = [int(n) for n in given["tp"].split(",")]
     except ValueError:
-        raise UsageError(
-            f"--tp {given['tp']!r} is not a list of whole numbers like 1,2,4"
-        ) from None
+        degrees = []
+    if not degrees or min(degrees) < 1:
+        raise UsageError(f"--tp {given['tp']!r} is not a list of whole numbers from 1 like 1,2,4")
     return [
         Cell(
             model=model.strip(),
@@ -265,34 +279,50 @@ def _tokens(word: str) -> float:
     return float(int(number) * (1 if number == text else 1024))
 
 
-def text(answers: list[Answer]) -> str:
+def text(answers: list[Answer], rules: Rules) -> str:
     """A line of figures for each cell, and a line of what binds and what is uncertain."""
     from servecap.predict.conclusions import conclusions
     from servecap.predict.uncertainty import SHARE
 
+    places = [(a.model, a.gpu) for a in answers]
+    wide = [max(map(len, names)) for names in zip(*places, ("model", "GPU"), strict=True)]
+    rows = [_HEAD, *map(_figures, answers)]
+    columns = [max(len(row[k]) for row in rows if row) for k in range(len(_HEAD))]
     lines = [
-        f"predicted, not measured; in brackets {SHARE:.0%} intervals",
-        "model        GPU              TP  max users           at    TTFT s            "
-        "TPOT ms         requests/s",
+        f"predicted, not measured; in brackets {SHARE:.0%} intervals; {rules.engine}, {rules.slo}",
+        f"{'model':<{wide[0]}}  {'GPU':<{wide[1]}}  TP  {_columns(_HEAD, columns)}".rstrip(),
     ]
     several = len({(a.scenario, a.context_tokens) for a in answers}) > len(
         {a.scenario for a in answers}
     )
-    for a in answers:
-        head = f"{a.model:<12} {a.gpu:<16} {a.tp:>2}"
-        at = f"{a.context_tokens:,} tokens; " if several else ""
+    for a, row in zip(answers, rows[1:], strict=True):
+        head = f"{a.model:<{wide[0]}}  {a.gpu:<{wide[1]}}  {a.tp:>2}"
+        at = f"{a.context_tokens:,} tokens; " if several and a.context_tokens else ""
         if a.impossible is not None:
             lines.append(f"{head}  {at}not possible: {a.impossible}")
             continue
-        figures = "  ".join(
-            [_range(a.max_users, 1, 0), f"{a.users or 0:>5}", _range(a.ttft_s, 1, 2),
-             _range(a.tpot_s, 1e3, 0), _range(a.requests_per_s, 1, 1)]
-        )  # fmt: skip
         known = "another load of this place was measured" if a.kind == "measured" else a.kind
-        lines += [f"{head}  {figures}", f"    {at}{known}; {a.binds}"]
-        lines += [f"    {text}" for text in (*_shares(a), *a.notes)]
+        lines.append(f"{head}  {_columns(row, columns)}".rstrip())
+        lines += [f"    {text}" for text in (f"{at}{known}; {a.binds}", *_shares(a), *a.notes)]
     together = conclusions(answers)
     return "\n".join([*lines, *(["", "together:"] if together else []), *together])
+
+
+_HEAD = ("max users", "at", "TTFT s", "TPOT ms", "requests/s")
+
+
+def _figures(a: Answer) -> tuple[str, ...]:
+    if a.impossible is not None:
+        return ()
+    return (
+        _range(a.max_users, 1, whole=True), str(a.users or 0), _range(a.ttft_s, 1),
+        _range(a.tpot_s, 1e3), _range(a.requests_per_s, 1),
+    )  # fmt: skip
+
+
+def _columns(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(f"{x:>{w}}" if k == 1 else f"{x:<{w}}" for k, (x, w) in
+                     enumerate(zip(row, widths, strict=True)))  # fmt: skip
 
 
 def _shares(a: Answer) -> list[str]:
@@ -307,8 +337,10 @@ def _shares(a: Answer) -> list[str]:
     ]
 
 
-def _range(r: Range | None, unit: float, digits: int) -> str:
+def _range(r: Range | None, unit: float, *, whole: bool = False) -> str:
+    """The figure to two digits (users to the last), and its interval as finely."""
     if r is None:
         return "n/a"
     value, low, high = (x * unit for x in (r.value, r.low, r.high))
+    digits = 0 if whole or value <= 0 else max(0, 1 - floor(log10(value)))
     return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"

@@ -14,8 +14,9 @@ from typing import Literal
 import msgspec
 
 from servecap import slo as slos
+from servecap.matrix.lines import Row, rows
 from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S, LENGTHS
-from servecap.matrix.table import DEFAULT_SCENARIO, Row, rows
+from servecap.matrix.table import DEFAULT_SCENARIO
 
 Kind = Literal["swapped", "impossible", "contradiction", "little", "tail", "slo"]
 WRONG: tuple[Kind, ...] = ("swapped", "impossible", "contradiction")
@@ -41,7 +42,7 @@ class _Cell(msgspec.Struct, kw_only=True):
     line: int
     where: str
     scenario: str
-    users: int
+    users: int  # 0: the row does not tell
     ttft_s: float | None
     tpot_s: float | None
     context: float | None
@@ -59,13 +60,13 @@ class _Cell(msgspec.Struct, kw_only=True):
     def answer_tokens(self, qps: float, think_s: float) -> float | None:
         """Tokens per answer by Little's law: users = qps x (TTFT + (n - 1) TPOT + think)."""
         wait_s = self.wait_s(think_s)
-        if wait_s is None or not self.tpot_s:
+        if wait_s is None or not self.tpot_s or not self.users:
             return None
         return 1 + (self.users / qps - wait_s) / self.tpot_s
 
     def steady_qps(self, tokens: float, think_s: float) -> float | None:
         wait_s = self.wait_s(think_s)
-        if wait_s is None or self.tpot_s is None:
+        if wait_s is None or self.tpot_s is None or not self.users:
             return None
         return self.users / (wait_s + (tokens - 1) * self.tpot_s)
 
@@ -87,7 +88,7 @@ def check(
     Raises:
         UsageError: it is no table of cells.
     """
-    found, _ = rows(text, name=name)
+    found, _ = rows(text, name=name, required=("model", "gpu", "tp"))
     cells = [_cell(row, slo) for row in found]
     findings = _swapped(cells)
     usual = _usual_tokens(cells, think_mean_s)
@@ -193,7 +194,7 @@ def _impossible(cell: _Cell, usual: float | None, think_s: float) -> Finding | N
     """A cycle shorter than the wait for the first token and the think time."""
     wait_s = cell.wait_s(think_s)
     assert cell.qps is not None
-    if wait_s is None or cell.users / cell.qps * TIME_SHARE >= wait_s:
+    if wait_s is None or not cell.users or cell.users / cell.qps * TIME_SHARE >= wait_s:
         return None
     said = (
         f"requests/s {cell.qps:g} is impossible: {cell.users} users would send one every "
@@ -266,16 +267,19 @@ def _queue(cell: _Cell, queue: int | None) -> list[Finding]:
 def _limits(cell: _Cell) -> list[Finding]:
     """The row breaks the SLO that it is listed under."""
     found = []
+    fewer = (
+        f"listed with fewer than {cell.users} users" if cell.users else "listed with fewer users"
+    )
     seen = {"ttft": cell.ttft_s, "tpot": cell.tpot_s}
     for limit in cell.slo.limits:
         value = seen.get(limit.metric) if limit.statistic == "mean" else None
         if value is not None and value > limit.at_most_s:
             over = value / limit.at_most_s - 1
             said = f"breaks {limit}: {value:.4g} s is {over:.1%} over"
-            found.append(_of(cell, "slo", said, f"listed with fewer than {cell.users} users"))
+            found.append(_of(cell, "slo", said, fewer))
     if cell.errors is not None and cell.errors > cell.slo.error_share_max:
         said = f"breaks error_rate<{cell.slo.error_share_max:.0%}: {cell.errors:.1%} failed"
-        found.append(_of(cell, "slo", said, f"listed with fewer than {cell.users} users"))
+        found.append(_of(cell, "slo", said, fewer))
     return found
 
 

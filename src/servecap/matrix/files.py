@@ -10,8 +10,9 @@ import msgspec
 from servecap.cell import Cell
 from servecap.errors import UNREADABLE, UsageError
 from servecap.matrix.journal import GONE, JOURNAL, latest, read_journal
+from servecap.matrix.lines import COLUMNS, out_of_range
 from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S
-from servecap.matrix.table import COLUMNS, Table, describe, out_of_range, place, read_csv, to_csv
+from servecap.matrix.table import Table, describe, place, read_csv, to_csv
 
 FORMATS = ("csv", "json", "md")
 
@@ -23,11 +24,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     servecap_matrix: int = 1
 
 
-def read(path: Path, *, think_mean_s: float = DEFAULT_THINK_MEAN_S) -> Table:
+def read(path: Path, *, think_mean_s: float = DEFAULT_THINK_MEAN_S, loads: bool = False) -> Table:
     """The cells of a CSV or JSON file, or of a folder that a matrix was filled in.
 
     Args:
         think_mean_s: mean think time behind a CSV table (JSON and folders hold checked cells).
+        loads: rows of a CSV table need not be capacities, as `read_csv` has it.
     Raises:
         UsageError: nothing there, or not such a file; the message names the place in it.
     """
@@ -37,7 +39,7 @@ def read(path: Path, *, think_mean_s: float = DEFAULT_THINK_MEAN_S) -> Table:
         return _read_json(path)
     if path.name == JOURNAL:
         return _read_folder(path.parent)
-    return read_csv(path, think_mean_s=think_mean_s)
+    return read_csv(path, think_mean_s=think_mean_s, loads=loads)
 
 
 def write(path: Path, cells: Sequence[Cell]) -> None:

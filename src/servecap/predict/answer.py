@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from servecap.cell import Cell
 from servecap.engine.cost import StepWork
 from servecap.engine.gpu_file import Fabric
 from servecap.engine.scheduler import PrefillFirst
@@ -85,14 +86,20 @@ def answer(
         room = case.room(tuning)
     except UsageError as error:
         return msgspec.structs.replace(blank, impossible=str(error))
+    of_most = case
     most, shown = untold.capacity(case, profile, slo, seeds=seeds, users_max=users_max)
+    if most == case.harness.queue:  # as many as it can tell: how many does the place carry?
+        steady = _steady(case)
+        more, there = untold.capacity(steady, profile, slo, seeds=seeds, users_max=users_max)
+        if more > most:
+            of_most, most, shown = steady, more, there
     if users is not None:
         shown = untold.figures(case, profile, users, slo=slo, seeds=seeds)
     if shown.refused_share >= 1:
         return msgspec.structs.replace(blank, impossible=_too_long(case, room))
     step, limit, binds = _binds(case, tuning, shown, slo, room)
     kind = kind_of(case, profile, shown)
-    spreads = intervals.spreads(case, profile, kind, slo, shown, most, users_max)
+    spreads = intervals.spreads(case, of_most, profile, kind, slo, shown, most, users_max)
     return msgspec.structs.replace(
         _with_ranges(blank, most, shown, spreads),
         kind=kind,
@@ -103,7 +110,25 @@ def answer(
         step_shares=step,
         prefill_compute_share=shares.of_prompt_computing(case, tuning),
         time_shares=shares.of_time(case, tuning, shown),
-        notes=_notes(case, profile, most, shown, users_max),
+        notes=(*_of_queue(case, most), *_notes(case, profile, most, shown, users_max)),
+    )
+
+
+def _steady(case: Case) -> Case:
+    """The same load without an end, instead of the classic run's queue."""
+    harness = msgspec.structs.replace(case.harness, queue=None, untold=False)
+    return msgspec.structs.replace(case, harness=harness)
+
+
+def without_figures(cell: Cell, why: str) -> Answer:
+    """The answer for a row of a table that cannot be modelled."""
+    return Answer(
+        model=cell.model,
+        gpu=cell.gpu,
+        tp=cell.tp,
+        scenario=cell.scenario,
+        kind="spec-only",
+        impossible=why,
     )
 
 
@@ -192,6 +217,17 @@ def _prefill_budget(case: Case, tuning: Tuning, figures: Figures, step_s: float)
         return None
     waits = policy.max_waiting_tokens
     return f"prefill budget ({tokens} tokens of prompts, then up to {waits} decode steps)"
+
+
+def _of_queue(case: Case, most: int) -> tuple[str, ...]:
+    """What a classic run of so few requests cannot tell."""
+    queue = case.harness.queue
+    if queue is None or most < queue:
+        return ()
+    few = f"{queue} requests in all never keep more than {queue} users at work"
+    if most == queue:
+        return (f"{few}; it carries at least these",)
+    return (f"{few}: the most users are those of the steady state",)
 
 
 def _notes(

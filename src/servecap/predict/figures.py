@@ -138,6 +138,7 @@ def capacity(
 ) -> tuple[int, Figures]:
     """The most users for whom the SLO holds (0 if not even for one), and the figures there.
 
+    A classic run never has more users at work than it has requests: no more are tried.
     Above 400 users to within 0.5%. One seed finds the neighbourhood. There a level is judged by
     the means over all *seeds*; by a few of them where these are far from every limit.
 
@@ -145,6 +146,7 @@ def capacity(
         UsageError: the model does not fit.
     """
     seen: dict[int, Figures] = {}
+    users_max = min(users_max, case.harness.queue or users_max)
 
     def far(users: int, seeds: int) -> float:
         """Log of the worst ratio to a limit: the SLO holds at 0 and below."""

@@ -108,6 +108,7 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 _WARM_CYCLES, _WINDOW_CYCLES = 2, 4  # requests per user before and inside the window
 _LEAST_REQUESTS = 300
 _RAMP_TOKEN_S = 0.05
+PROMPT_LIMIT_TOKENS = 1 << 20  # longer ones are cut
 _ANSWER_LIMIT_TOKENS = 1024  # longest answer that is drawn; four in a hundred would be longer
 
 
@@ -130,7 +131,7 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     """
     count, _ = requests_of(harness, users)
     rng = np.random.default_rng([seed, 20231])
-    prompt = drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, 1 << 20)
+    prompt = drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, PROMPT_LIMIT_TOKENS)
     limit = max(harness.reserve_tokens or _ANSWER_LIMIT_TOKENS, math.ceil(lengths.output_tokens))
     output = drawn(rng, lengths.output_tokens, lengths.output_spread, count, limit)
     cycle_s = sum(harness.think_s) / 2 + lengths.output_tokens * _RAMP_TOKEN_S

@@ -56,15 +56,23 @@ def in_flight(case: Case, shown: Figures) -> float:
 
 
 def spreads(
-    case: Case, profile: Profile, kind: Kind, slo: Slo, shown: Figures, most: int, users_max: int
+    case: Case,
+    of_most: Case,
+    profile: Profile,
+    kind: Kind,
+    slo: Slo,
+    shown: Figures,
+    most: int,
+    users_max: int,
 ) -> dict[str, Spread]:
     """Of each figure, how far the truth's logarithm may lie from the predicted one's.
 
     Args:
+        of_most: the case that the capacity is of.
         shown: the figures at the load that is told.
         most: the predicted capacity.
     """
-    unsure = _unsure(case, profile, slo, shown.users, users_max)
+    unsure = _unsure(case, of_most, profile, slo, shown.users, users_max)
     found = {}
     for figure in FIGURES:
         spread = spread_of(profile, kind, figure)
@@ -72,7 +80,7 @@ def spreads(
             found[figure] = joined(spread, unsure.get(figure, 0.0))
     if "max_users" not in found:
         found["max_users"] = joined(
-            _by_limits(case, profile, slo, found, most, users_max), unsure.get("max_users", 0.0)
+            _by_limits(of_most, profile, slo, found, most, users_max), unsure.get("max_users", 0.0)
         )
     return found
 
@@ -104,12 +112,14 @@ def _by_limits(
     )
 
 
-def _unsure(case: Case, profile: Profile, slo: Slo, users: int, users_max: int) -> dict[str, float]:
+def _unsure(
+    case: Case, of_most: Case, profile: Profile, slo: Slo, users: int, users_max: int
+) -> dict[str, float]:
     """Standard deviation of each figure's logarithm over the profile's draws; empty without."""
     if not profile.draws:
         return {}
-    middle = _logarithms(case, profile, slo, users, users_max)
-    drawn = [_logarithms(case, p, slo, users, users_max) for p in profile.drawn()]
+    middle = _logarithms(case, of_most, profile, slo, users, users_max)
+    drawn = [_logarithms(case, of_most, p, slo, users, users_max) for p in profile.drawn()]
     return {
         figure: _root_mean_square(d[figure] - middle[figure] for d in drawn if figure in d)
         for figure in middle
@@ -117,13 +127,13 @@ def _unsure(case: Case, profile: Profile, slo: Slo, users: int, users_max: int) 
 
 
 def _logarithms(
-    case: Case, profile: Profile, slo: Slo, users: int, users_max: int
+    case: Case, of_most: Case, profile: Profile, slo: Slo, users: int, users_max: int
 ) -> dict[str, float]:
     """Those of the figures that are finite; none where the model does not fit at all."""
     tuning = profile.tuning(case.place.gpu)
     try:
         figures = case.figures(tuning, users, seeds=_SEEDS)
-        most = capacity(case, tuning, slo, seeds=_SEEDS, users_max=users_max)[0]
+        most = capacity(of_most, tuning, slo, seeds=_SEEDS, users_max=users_max)[0]
     except UsageError:
         return {}
     told = {"max_users": max(0.5, most)} | {

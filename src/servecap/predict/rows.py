@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from statistics import median
 
 import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Cell
+from servecap.engine.hardware import Gpu
 from servecap.engine.model import KvDtype
 from servecap.engine.router import Routing
 from servecap.engine.spec import EngineKind
 from servecap.errors import UsageError
 from servecap.predict.calibrate import Measured
 from servecap.predict.figures import Case
-from servecap.predict.harness import CHAT_OUTPUT_SHARE, Harness, Lengths
-from servecap.predict.place import place
+from servecap.predict.harness import (
+    CHAT_OUTPUT_SHARE,
+    PROMPT_LIMIT_TOKENS,
+    Harness,
+    Lengths,
+)
+from servecap.predict.place import Tuning, place
 from servecap.slo import Slo
 from servecap.workload.fixed import PREFIX, parse
 from servecap.workload.tokens import Estimate
@@ -32,6 +39,8 @@ SCENARIOS = {
         prompt_tokens=2640, output_tokens=155, prompt_spread=0.13, output_spread=0.33
     ),
 }
+
+USERS_LIMIT = 100_000
 
 
 def usual(scenario: str) -> Lengths | None:
@@ -128,6 +137,11 @@ def lengths_of(cell: Cell, share: float) -> Lengths:
         UsageError: the row tells no lengths and its scenario is none of SCENARIOS.
     """
     context, output = cell.avg_context_tokens, cell.avg_output_tokens
+    if (context or 0) > PROMPT_LIMIT_TOKENS:
+        raise UsageError(
+            f"{cell.provenance}: avg_context_tokens {context:g}: requests of more than "
+            f"{PROMPT_LIMIT_TOKENS} tokens are not simulated"
+        )
     if context is None:
         known = usual(cell.scenario or "chat")
         if known is None:
@@ -154,6 +168,12 @@ def case_of(cell: Cell, rules: Rules, share: float) -> Case:
     Raises:
         UsageError: a name is unknown or the lengths make no sense.
     """
+    lengths = lengths_of(cell, share)
+    if rules.prefix_tokens > lengths.prompt_tokens:
+        raise UsageError(
+            f"--prefix-tokens {rules.prefix_tokens}: prompts of {lengths.prompt_tokens:.0f} tokens "
+            "cannot all begin with more"
+        )
     return Case(
         place=place(
             cell.model,
@@ -164,9 +184,23 @@ def case_of(cell: Cell, rules: Rules, share: float) -> Case:
             weights=rules.weights,
             kv_dtype=rules.kv_dtype,
         ),
-        lengths=lengths_of(cell, share),
+        lengths=lengths,
         harness=rules.harness(cell),
     )
+
+
+def users_of(cell: Cell) -> int | None:
+    """The load that the row's other figures are of; None: it does not tell.
+
+    Raises:
+        UsageError: more than are simulated.
+    """
+    users = cell.capacity.users if cell.capacity else 0
+    if users > USERS_LIMIT:
+        raise UsageError(
+            f"{cell.provenance}: max_users {users}: at most {USERS_LIMIT} are simulated"
+        )
+    return users or None
 
 
 def slo_of(cell: Cell, rules: Rules) -> Slo:
@@ -174,25 +208,68 @@ def slo_of(cell: Cell, rules: Rules) -> Slo:
     return slos.parse(cell.slo) if cell.slo else rules.slo
 
 
-def measured(cells: Iterable[Cell], rules: Rules) -> list[Measured]:
+def measured(
+    cells: Iterable[Cell], rules: Rules, *, tuning: Callable[[Gpu], Tuning]
+) -> tuple[list[Measured], list[str]]:
     """The cells that were measured and tell a number of users, as rows to calibrate with.
 
+    Where several are of one place and one length each is a load, and so is one with more users
+    than its test had requests; of others `users` is the capacity.
+
+    Args:
+        tuning: of a GPU, for the room that a model has in its memory.
+    Returns:
+        The rows, and of each cell that cannot be modelled why it is left out.
     Raises:
-        UsageError: a cell cannot be modelled, or none is left.
+        UsageError: none is left.
     """
     cells = [c for c in cells if c.origin == "measured" and c.capacity and c.capacity.users > 0]
-    if not cells:
-        raise UsageError("no measured cell with a number of users: nothing to calibrate with")
     share = output_share(cells)
-    return [
-        Measured(
-            case=case_of(cell, rules, share),
-            users=cell.capacity.users if cell.capacity else 0,
-            slo=slo_of(cell, rules),
-            ttft_s=cell.ttft_s,
-            tpot_s=cell.tpot_s,
-            requests_per_s=cell.requests_per_s,
-            label=f"{cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}",
+    found: list[Measured] = []
+    left_out: list[str] = []
+    loads = Counter(_place(cell) for cell in cells)
+    for cell in cells:
+        try:
+            case, users = case_of(cell, rules, share), users_of(cell)
+            _carried(case, tuning(case.place.gpu))
+        except UsageError as error:
+            left_out.append(told(cell, error))
+            continue
+        short = users is not None and users >= (case.harness.queue or USERS_LIMIT)
+        found.append(
+            Measured(
+                case=case,
+                users=users or 0,
+                slo=slo_of(cell, rules) if loads[_place(cell)] == 1 and not short else None,
+                ttft_s=cell.ttft_s,
+                tpot_s=cell.tpot_s,
+                requests_per_s=cell.requests_per_s,
+                label=f"{cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}",
+            )
         )
-        for cell in cells
-    ]
+    if not found:
+        why = left_out[0] if left_out else "no measured cell with a number of users"
+        raise UsageError(f"{why}: nothing to calibrate with")
+    return found, left_out
+
+
+def told(cell: Cell, error: UsageError) -> str:
+    """What is wrong with the cell, and where it stands."""
+    where = f"{cell.provenance}: "
+    return f"{where}{str(error).removeprefix(where)}"
+
+
+def _place(cell: Cell) -> tuple[object, ...]:
+    return (cell.model, cell.gpu, cell.gpu_memory_gb, cell.interconnect, cell.tp, cell.scenario,
+            cell.avg_context_tokens, cell.avg_output_tokens)  # fmt: skip
+
+
+def _carried(case: Case, tuning: Tuning) -> None:
+    """Raises UsageError where the model does not fit, or takes no request of the mean length."""
+    lengths, model = case.lengths, case.place.model
+    most = min(case.room(tuning), model.max_context_tokens)
+    if lengths.prompt_tokens + lengths.output_tokens > most:
+        raise UsageError(
+            f"{lengths.prompt_tokens + lengths.output_tokens:.0f} tokens a request, but "
+            f"{case.place.gpu.name} carries at most {most} of {model.name}"
+        )
