@@ -31,6 +31,11 @@ from servecap.errors import UsageError
         ("NVIDIA GeForce RTX 4090", "RTX-4090"),
         ("rtx4090", "RTX-4090"),
         ("4090", "RTX-4090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+        ("Ascend910B2", "Ascend-910B2"),
+        ("NVIDIA H20-3e", "H20-3e"),
+        ("NVIDIA H20", "H20"),
     ],
 )
 def test_names_as_people_and_nvidia_smi_write_them(text: str, name: str) -> None:

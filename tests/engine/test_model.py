@@ -45,6 +45,7 @@ KNOWN_PARAMETERS = {
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
     "mistral-7b": 7_248_023_552,
+    "mistral-7b-v0.1": 7_241_732_096,
     "mistral-nemo-12b": 12_247_782_400,
     "mistral-small-24b": 23_572_403_200,
     "mixtral-8x7b": 46_702_792_704,
@@ -100,10 +101,33 @@ def test_kv_bytes_of_multi_head_and_grouped_query_attention() -> None:
         ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("Qwen/Qwen2.5-72B-Instruct", "qwen2.5-72b"),
         ("LLAMA-13B", "llama-13b"),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("mistralai/Mistral-7B-v0.1", "mistral-7b-v0.1"),
+        ("google/gemma-2-9b-it", "gemma2-9b"),
+        ("Qwen/Qwen3-30B-A3B-Thinking-2507", "qwen3-30b-a3b"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-r1"),
     ],
 )
 def test_hub_names_are_understood(text: str, name: str) -> None:
     assert model(text).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "same"),
+    [
+        (
+            "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
+            "deepseek-r1-distill-llama-70b",
+            "llama-3.3-70b",
+        ),
+        ("Qwen/QwQ-32B", "qwq-32b", "qwen2.5-32b"),
+        ("lmsys/vicuna-13b-v1.5", "vicuna-13b", "llama2-13b"),
+    ],
+)
+def test_checkpoints_with_the_shape_of_another_model(text: str, name: str, same: str) -> None:
+    assert model(text).name == name
+    assert model(text).parameters == model(same).parameters
 
 
 def test_a_config_file_or_its_folder_is_read(tmp_path: Path) -> None:

@@ -38,6 +38,34 @@ _SUFFIXES = (
     (r"-fp8(-dynamic|-kv)?", "fp8"),
     (r"-(bf16|fp16)", "bf16"),
 )
+# Checkpoints that are another one's shape with other weights, by the base that their hub cards or
+# config.json name (numbers of layers, heads and sizes are equal; a few differ in the vocabulary by
+# less than a hundredth).
+_SHAPES = {
+    "deepseek-r1-distill-llama-8b": "llama-3.1-8b",
+    "deepseek-r1-distill-llama-70b": "llama-3.3-70b",
+    "deepseek-r1-distill-qwen-1.5b": "qwen2.5-1.5b",
+    "deepseek-r1-distill-qwen-7b": "qwen2.5-7b",
+    "deepseek-r1-distill-qwen-14b": "qwen2.5-14b",
+    "deepseek-r1-distill-qwen-32b": "qwen2.5-32b",
+    "deepseek-v3.1": "deepseek-v3",
+    "llama-3.1-nemotron-70b": "llama-3.1-70b",
+    "mistral-nemo": "mistral-nemo-12b",
+    "mistral-small-3.1-24b": "mistral-small-24b",
+    "mistral-small-3.2-24b": "mistral-small-24b",
+    "qwen2-0.5b": "qwen2.5-0.5b",
+    "qwen2-1.5b": "qwen2.5-1.5b",
+    "qwen2-7b": "qwen2.5-7b",
+    "qwen2-72b": "qwen2.5-72b",
+    "qwen2.5-coder-7b": "qwen2.5-7b",
+    "qwen2.5-coder-14b": "qwen2.5-14b",
+    "qwen2.5-coder-32b": "qwen2.5-32b",
+    "qwen3-coder-30b-a3b": "qwen3-30b-a3b",
+    "qwq-32b": "qwen2.5-32b",
+    "vicuna-7b": "llama2-7b",
+    "vicuna-13b": "llama2-13b",
+    "yi-1.5-34b": "yi-34b",
+}
 WEIGHT_NAMES = {**{name: name for name in FORMATS}, "fp16": "bf16", "awq": "int4", "gptq": "int4"}
 
 
@@ -57,6 +85,8 @@ def model(name: str, *, weights: str | None = None, kv_dtype: KvDtype | None = N
     (13015864320, 'qwen2.5-7b')
     >>> model("Qwen/Qwen2.5-72B-Instruct-AWQ").weights.bits
     4.15625
+    >>> model("google/gemma-2-9b-it").name, model("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B").layers
+    ('gemma2-9b', 28)
     """
     shape = _named(name)
     if weights is not None:
@@ -75,15 +105,25 @@ def _named(name: str) -> ModelShape:
     if path.is_file():
         return _from_file(path)
     stem, stored = _split(name)
-    key = _plain(stem)
-    for preset, config in _configs().items():
-        if _plain(preset) == key:
-            shape = from_config(config, name=preset)
-            return shape if stored is None else _stored(shape, stored)
+    known = {_plain(name): (name, preset) for name, preset in _known().items()}
+    found = known.get(_plain(stem)) or known.get(_plain(_undated(stem)))
+    if found is not None:
+        shape = from_config(_configs()[found[1]], name=found[0])
+        return shape if stored is None else _stored(shape, stored)
     near = difflib.get_close_matches(name.lower(), presets(), n=3, cutoff=0.5) or presets()
     raise UsageError(
         f"model {name!r} is neither built in (near it: {', '.join(near)}) nor a config.json"
     )
+
+
+def _known() -> dict[str, str]:
+    """Names, and the built-in model whose shape each means."""
+    return {name: name for name in presets()} | _SHAPES
+
+
+def _undated(name: str) -> str:
+    """Without a version or a date at the end: v0.3, 2507."""
+    return re.sub(r"-(v\d\.\d|\d{4})$", "", name)
 
 
 def _stored(shape: ModelShape, form: str) -> ModelShape:
@@ -114,5 +154,5 @@ def _from_file(path: Path) -> ModelShape:
 def _plain(name: str) -> str:
     """Lower case, without owner, variant and separators."""
     last = name.lower().rsplit("/", 1)[-1].removeprefix("meta-")
-    last = re.sub(r"-(hf|chat|instruct|base)\b", "", last)
+    last = re.sub(r"-(hf|chat|instruct|thinking|base|it|pt)\b", "", last)
     return re.sub(r"[^a-z0-9.]", "", last)
