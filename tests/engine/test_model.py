@@ -163,6 +163,10 @@ def test_biases_and_norms_that_families_add_are_counted() -> None:
         ({"hidden_size": None}, "has no hidden_size"),
         ({"vocab_size": "many"}, "vocab_size is 'many', not a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"hidden_size": 10**30}, "not a whole number within 1 and 1000000000"),
+        ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
+         r"'modelopt' \(NVFP4\)"),
+        ({"quantization_config": {"quant_method": "awq", "group_size": 0}}, "group_size is 0"),
         ({"num_key_value_heads": 3}, "not a multiple of"),
         ({"sliding_window": "long"}, "sliding_window is 'long'"),
         ({"model_type": "deepseek_v3"}, "has no kv_lora_rank"),
@@ -193,6 +197,7 @@ def test_a_window_that_is_off_or_as_long_as_the_context_does_not_slide() -> None
         ({}, 12),
         ({"layer_types": ["sliding_attention", "full_attention"] * 6}, 6),
         ({"model_type": "gemma2"}, 6),
+        ({"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2}, 6),
         ({"model_type": "gemma3_text"}, 10),  # every sixth layer sees all
         ({"model_type": "qwen2", "max_window_layers": 8}, 4),
     ],
@@ -264,6 +269,8 @@ def test_only_the_experts_of_gpt_oss_are_in_four_bits() -> None:
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4"),
         ({"quant_method": "gptq", "bits": 8}, "int8-weights"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128}, "int4"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
         ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
             "weights": {"num_bits": 8, "type": "int"},
             "input_activations": {"num_bits": 8}}}}, "int8"),
@@ -274,6 +281,56 @@ def test_only_the_experts_of_gpt_oss_are_in_four_bits() -> None:
 def test_a_config_tells_how_weights_are_stored(given: dict[str, Any], name: str) -> None:
     config = {**LLAMA, "quantization_config": given}
     assert from_config(config, name="m").weights.name == name
+
+
+@pytest.mark.parametrize(("group", "bits"), [(128, 4 + 20 / 128), (32, 4 + 20 / 32), (-1, 4)])
+def test_scales_and_zeros_of_small_groups_weigh_more(group: int, bits: float) -> None:
+    given = {"quant_method": "gptq", "bits": 4, "group_size": group}
+    shape = from_config({**LLAMA, "quantization_config": given}, name="m")
+    assert shape.weights.bits == bits
+    assert shape.weight_bytes == round(
+        shape.linear_parameters * bits / 8 + 2 * (shape.parameters - shape.linear_parameters)
+    )
+
+
+# Parameters as published, of configs that leave out what their family's defaults say.
+@pytest.mark.parametrize(
+    ("config", "parameters", "kv_bytes", "context"),
+    [
+        ({"model_type": "gemma3", "text_config": {  # gemma-3-4b-it's own file says no more
+            "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+            "num_hidden_layers": 34, "sliding_window": 1024}},
+         3_880_263_168, 34 * 2 * 4 * 256 * 2, 131_072),
+        ({"model_type": "gemma", "hidden_size": 3072, "intermediate_size": 24576, "head_dim": 256,
+          "num_attention_heads": 16, "num_hidden_layers": 28, "vocab_size": 256000,
+          "max_position_embeddings": 8192}, 8_537_680_896, 28 * 2 * 16 * 256 * 2, 8192),
+        ({"model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008,
+          "num_attention_heads": 16, "num_key_value_heads": 4, "num_hidden_layers": 36,
+          "vocab_size": 128256, "max_position_embeddings": 65536},
+         3_075_098_624, 36 * 2 * 4 * 128 * 2, 65536),
+        ({"model_type": "baichuan", "hidden_size": 5120, "intermediate_size": 13696,
+          "num_attention_heads": 40, "num_hidden_layers": 40, "vocab_size": 64000,
+          "model_max_length": 4096}, 13_264_901_120, 40 * 2 * 5120 * 2, 4096),
+        ({"model_type": "glm4", "hidden_size": 4096, "intermediate_size": 13696, "head_dim": 128,
+          "num_attention_heads": 32, "num_key_value_heads": 2, "num_hidden_layers": 40,
+          "vocab_size": 151552, "attention_bias": True, "max_position_embeddings": 32768},
+         9_400_279_040, 40 * 2 * 2 * 128 * 2, 32768),
+    ],
+)  # fmt: skip
+def test_published_configs_of_more_families(
+    config: dict[str, Any], parameters: int, kv_bytes: int, context: int
+) -> None:
+    shape = from_config(config, name="m")
+    assert shape.parameters == parameters
+    assert shape.kv_bytes_per_token == kv_bytes
+    assert shape.max_context_tokens == context
+
+
+def test_a_context_that_yarn_stretches_is_as_long_as_that() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert from_config({**LLAMA, "rope_scaling": yarn}, name="m").max_context_tokens == 2048
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}
+    assert from_config({**LLAMA, "rope_scaling": llama3}, name="m").max_context_tokens == 512
 
 
 def test_the_format_may_be_said_apart_and_must_be_known() -> None:

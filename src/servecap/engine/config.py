@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from servecap.engine.shape import FORMATS, Experts, Latent, ModelShape, Weights, Window
 from servecap.errors import UsageError
 
 # Families whose block is: RMSNorm, q/k/v/o projections, RMSNorm, gate/up/down projections.
 _DENSE = ("llama", "mistral", "qwen2", "qwen3", "internlm", "internlm2", "yi", "phi3",
-          "baichuan", "granite", "smollm3")  # fmt: skip
-_GEMMA = ("gemma2", "gemma3_text")  # two more norms per layer
+          "baichuan", "granite", "smollm3", "gemma", "glm")  # fmt: skip
+_FOUR_NORMS = ("gemma2", "gemma3_text", "glm4")  # two more norms per layer
 _EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 _LATENT = ("deepseek_v2", "deepseek_v3", "kimi_k2")
-_FAMILIES = (*_DENSE, *_GEMMA, *_EXPERTS, *_LATENT)
+_FAMILIES = (*_DENSE, *_FOUR_NORMS, *_EXPERTS, *_LATENT)
+_TIED = ("gemma", "gemma2", "gemma3_text", "smollm3")  # unless the config.json says otherwise
+
+# What published files of a family leave out. Source: defaults of transformers' Gemma3TextConfig.
+_LEFT_OUT: dict[str, dict[str, int]] = {
+    "gemma3_text": {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4,
+                    "head_dim": 256, "max_position_embeddings": 131_072, "sliding_window": 4096},
+}  # fmt: skip
+_MOST = 10**9  # of anything that is counted in a config.json
 
 
 def from_config(config: Mapping[str, Any], *, name: str) -> ModelShape:
@@ -33,6 +43,7 @@ def from_config(config: Mapping[str, Any], *, name: str) -> ModelShape:
             f"model {name!r} is not modelled: model_type {family!r} is not one of "
             f"{', '.join(_FAMILIES)}"
         )
+    config = {**_LEFT_OUT.get(family, {}), **config}
     heads = _integer(config, "num_attention_heads", name)
     hidden = _integer(config, "hidden_size", name)
     kv_heads = _integer(config, "num_key_value_heads", name, default=heads)
@@ -52,18 +63,30 @@ def from_config(config: Mapping[str, Any], *, name: str) -> ModelShape:
         head_dim=_integer(config, "head_dim", name, default=hidden // heads),
         intermediate=_integer(config, "intermediate_size", name),
         vocabulary=_integer(config, "vocab_size", name),
-        max_context_tokens=_integer(config, "max_position_embeddings", name),
-        tied_embeddings=bool(config.get("tie_word_embeddings", family in _GEMMA)),
+        max_context_tokens=_context(config, name),
+        tied_embeddings=bool(config.get("tie_word_embeddings", family in _TIED)),
         qkv_biases=family in ("qwen2", "qwen2_moe") or all_biases,
-        o_bias=all_biases,
+        o_bias=all_biases and family not in ("glm", "glm4"),
         head_norms=family in ("qwen3", "qwen3_moe", "gemma3_text"),
-        norms_per_layer=4 if family in _GEMMA else 2,
+        norms_per_layer=4 if family in _FOUR_NORMS else 2,
         sinks=family == "gpt_oss",
         latent=_latent(config, name) if family in _LATENT else None,
         experts=_experts(config, name),
         window=_window(config, name),
         weights=_weights(config.get("quantization_config"), name),
     )
+
+
+def _context(config: Mapping[str, Any], name: str) -> int:
+    """The longest sequence; YaRN stretches what positions were trained for (Peng et al., 2023)."""
+    untold = "max_position_embeddings" not in config and "model_max_length" in config
+    tokens = _integer(config, "model_max_length" if untold else "max_position_embeddings", name)
+    rope = _object(config.get("rope_scaling") or config.get("rope_parameters"))
+    factor = rope.get("factor")
+    if rope.get("rope_type", rope.get("type")) != "yarn" or not isinstance(factor, int | float):
+        return tokens
+    trained = _integer(rope, "original_max_position_embeddings", name, default=tokens)
+    return max(tokens, int(trained * min(max(1.0, factor), 1e3)))
 
 
 def _latent(config: Mapping[str, Any], name: str) -> Latent:
@@ -121,13 +144,13 @@ def _window(config: Mapping[str, Any], name: str) -> Window | None:
     if not config.get("sliding_window") or not config.get("use_sliding_window", True):
         return None
     tokens = _integer(config, "sliding_window", name)
-    if tokens >= _integer(config, "max_position_embeddings", name):
+    if tokens >= _context(config, name):
         return None
     layers = _integer(config, "num_hidden_layers", name)
     types = config.get("layer_types")
     if isinstance(types, list):
         sliding = sum(kind == "sliding_attention" for kind in types)
-    elif config["model_type"] == "gemma2":
+    elif config["model_type"] in ("gemma2", "gpt_oss"):
         sliding = (layers + 1) // 2
     elif config["model_type"] == "gemma3_text":
         sliding = layers - layers // _integer(config, "sliding_window_pattern", name, default=6)
@@ -154,17 +177,29 @@ def _weights(given: Any, name: str) -> Weights:
             return FORMATS["fp8"]
         case "mxfp4":
             return FORMATS["mxfp4"]
-        case "awq" | "gptq" if bits in (4, 8, None):
-            return FORMATS["int8-weights" if bits == 8 else "int4"]
+        case "modelopt" if str(given.get("quant_algo")).upper() == "FP8":
+            return FORMATS["fp8"]
+        case "awq" | "gptq" | "auto-round" if bits in (4, 8, None):
+            return FORMATS["int8-weights"] if bits == 8 else _in_groups(given, name)
         case "bitsandbytes":
             return FORMATS["int4" if given.get("load_in_4bit") else "int8-weights"]
         case "compressed-tensors":
             return _compressed(given, name)
+    algorithm = given.get("quant_algo", "")
     raise UsageError(
         f"model {name!r} is not modelled: its weights are quantised by {method or 'no name'!r}"
-        f"{f' to {bits} bits' if bits else ''}; known are fp8, awq, gptq, bitsandbytes, "
-        "compressed-tensors and mxfp4"
+        f"{f' to {bits} bits' if bits else ''}{f' ({algorithm})' if algorithm else ''}; known are "
+        "fp8, awq, gptq, auto-round, bitsandbytes, compressed-tensors, mxfp4 and modelopt's FP8"
     )
+
+
+def _in_groups(given: Mapping[str, Any], name: str) -> Weights:
+    """4-bit weights with a 16-bit scale and a 4-bit zero for each group of so many."""
+    group = given.get("group_size", given.get("q_group_size", 128))
+    if group == -1:  # one for each column: next to nothing
+        return msgspec.structs.replace(FORMATS["int4"], bits=4.0)
+    group = _integer({"group_size": group}, "group_size", name)
+    return msgspec.structs.replace(FORMATS["int4"], bits=4 + 20 / group)
 
 
 def _compressed(given: Mapping[str, Any], name: str) -> Weights:
@@ -198,8 +233,8 @@ def _integer(
         value = default
     if value is None:
         raise UsageError(f"model {name!r}: config.json has no {key}")
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
         raise UsageError(
-            f"model {name!r}: {key} is {value!r}, not a whole number of at least {least}"
+            f"model {name!r}: {key} is {value!r}, not a whole number within {least} and {_MOST}"
         )
     return value
