@@ -15,7 +15,7 @@ from servecap.wire.api import API_NAMES, Api
 from servecap.wire.client import Client, fetch
 from servecap.wire.clock import Clock
 from servecap.wire.endpoint import KEY_VARIABLES, Endpoint
-from servecap.wire.http import HttpBroken
+from servecap.wire.http import NO_HTTP, HttpBroken
 from servecap.wire.ollama import Ollama
 from servecap.wire.openai import OpenAi
 from servecap.wire.sglang import SgLang
@@ -93,6 +93,12 @@ async def _reachable(endpoint: Endpoint, url: str) -> tuple[Endpoint, str | None
             name = found.headers.get("server")
             known = msgspec.structs.replace(endpoint, addresses=(address,))
             return known, clean(name) if name else None
+    if why.startswith(NO_HTTP):
+        raise EndpointError(f"what answers at {url} is no HTTP server ({why}): check host and port")
+    if endpoint.proxy is not None:
+        raise EndpointError(
+            f"no server answers at {url} through the proxy {endpoint.proxy} ({why}): check both"
+        )
     raise EndpointError(f"no server answers at {url} ({why}): start it, or check host and port")
 
 
@@ -131,10 +137,23 @@ async def _discover_own(
     sglang, info = await _get_json(endpoint, "/get_model_info")
     if isinstance(info, dict) and "model_path" in info:
         return SgLang(), ()
+    told = f"/v1/models {_told(status)}, /info {_told(tgi)}, /get_model_info {_told(sglang)}"
     raise EndpointError(
-        f"no known API at {url}: /v1/models answered {status}, /info {tgi}, /api/tags no models, "
-        f"/get_model_info {sglang}; name it with --api ({', '.join(API_NAMES[1:])})"
+        f"no known API at {url}: {told}, /api/tags names no models; check the URL, or name the API "
+        f"with --api ({', '.join(API_NAMES[1:])})"
     )
+
+
+def _told(status: int) -> str:
+    """What a path answered that should name models, with that status; 0: nothing proper."""
+    match status:
+        case 0:
+            return "answers nothing"
+        case 200:
+            return "names no model (HTTP 200)"
+        case 301 | 302 | 303 | 307 | 308:
+            return f"leads elsewhere (HTTP {status}, which is not followed)"
+    return f"answers HTTP {status}"
 
 
 async def _ollama_models(endpoint: Endpoint) -> tuple[str, ...]:
@@ -156,10 +175,12 @@ async def _models(endpoint: Endpoint) -> tuple[int, tuple[str, ...]]:
 async def _get_json(endpoint: Endpoint, path: str) -> tuple[int, Any]:
     try:
         found = await fetch(endpoint, path)
-        status = found.status
-        return status, msgspec.json.decode(found.body) if status == 200 else None
-    except (HttpBroken, *UNREADABLE):
+    except HttpBroken:
         return 0, None
+    try:
+        return found.status, msgspec.json.decode(found.body) if found.status == 200 else None
+    except UNREADABLE:
+        return found.status, None
 
 
 def _choose_model(model: str | None, served: tuple[str, ...], api: Api) -> str | None:

@@ -68,6 +68,11 @@ def test_what_makes_no_sense_is_one_line_and_exit_2(
     [
         (("--url", "http://no-such-host.invalid"), 3, "not known"),
         (("--url", f"http://127.0.0.1:{refused_port()}"), 3, "Connection refused"),
+        (
+            ("--url", "http://x:1", "--proxy", f"http://127.0.0.1:{refused_port()}"),
+            3,
+            "no server answers at http://x:1 through the proxy http://127.0.0.1:",
+        ),
     ],
 )
 def test_server_that_is_not_there(
@@ -93,8 +98,10 @@ def test_server_that_is_not_there(
         (None, status("429 Many", b'{"error":"overloaded"}'), (), "429"),
         (None, status("500 Oops", b"<html>\nno"), (), "HTTP 500: <html> no"),
         (None, status("200 OK", b'{"choices": ['), (), "malformed JSON"),
-        (status("200 OK", b'{"data":[]}'), proper, (), "no known API"),
-        (status("200 OK", b"<html>"), proper, (), "no known API"),
+        (status("200 OK", b'{"data":[]}'), proper, (), "/v1/models names no model (HTTP 200)"),
+        (status("200 OK", b"<html>"), proper, (), "/v1/models names no model (HTTP 200)"),
+        (status("302 Found", b""), proper, (), "/v1/models leads elsewhere (HTTP 302"),
+        (status("404 No", b""), proper, (), "no known API at http://127.0.0.1:"),
         (status("200 OK", b'{"data":[]}'), proper, ("--api", "openai-chat"), "--model"),
         (None, proper, ("--api", "openai"), "--api 'openai'"),
     ],

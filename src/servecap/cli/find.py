@@ -49,7 +49,7 @@ _MOST = 10_000
     "--gpu", help="The server's, such as a100-80gb: the engine model says where to start."
 )
 @click.option("--tp", type=click.IntRange(1), default=1, help="GPUs that share the model.")
-@click.option("--max-users", type=int, help="No level above this.  [default: 10000]")
+@click.option("--max-users", type=click.IntRange(1), help="No level above this.  [default: 10000]")
 @find_rate.rate_options
 @click.option(
     "--precision",
@@ -105,6 +105,7 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
     from servecap.store import write_json
 
     find_rate.check(given)
+    _check(given)
     by_rate = given["by_rate"]
     scenario = find_rate.scenario_of(given) if by_rate else _scenario(given)
     out = _fresh(output.folder(given["out"], "find"))
@@ -126,6 +127,32 @@ def searched(given: dict[str, Any]) -> tuple[SearchResult | RateResult, Path]:
     return result, out
 
 
+def _check(given: dict[str, Any]) -> None:
+    """What can be told before the server is asked.
+
+    Raises:
+        UsageError: a number or a name makes no sense.
+    """
+    for option, least in (("precision", 0.0), ("confidence", 0.5)):
+        if not least < share(given[option], f"--{option}") < 1:
+            raise UsageError(
+                f"--{option} {given[option]} must lie within {least:.0%} and 100%, without these"
+            )
+    most, rate = given["max_users"] or _MOST, given["max_rate"]
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UsageError(f"--max-rate {rate:g} must be more than 0 requests per second")
+    start = given["start"]
+    if start is not None and not given["by_rate"]:
+        if not start.is_integer():
+            raise UsageError(f"--start {start:g}: users are whole; a rate needs --rate")
+        if not 1 <= start <= most:
+            raise UsageError(f"--start {start:g} must lie within 1 and --max-users {most}")
+    if given["gpu"] is not None:
+        from servecap.engine.hardware import gpu
+
+        gpu(given["gpu"])
+
+
 def _fresh(out: Path) -> Path:
     """The folder, if nothing is in it; a search is not taken up again, for servers change.
 
@@ -143,8 +170,6 @@ def _fresh(out: Path) -> Path:
 
 def _scenario(given: dict[str, Any]) -> Scenario:
     start = _START if given["start"] is None else given["start"]
-    if start != int(start):
-        raise UsageError(f"--start {start:g}: users are whole; a rate needs --rate")
     return options.scenario(given, options.closed_loop(given, int(start)))
 
 

@@ -37,6 +37,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Address, ...]
     headers: dict[str, str]
     secrets: tuple[str, ...] = ()  # what no text of a server may bring into ours
+    proxy: str | None = None  # through which it is reached, without its user
     local: bool = True  # the server is on this machine, as far as its address tells
 
     def scrubbed(self, text: str) -> str:
@@ -100,6 +101,7 @@ def resolve(
         addresses=addresses,
         headers=sent,
         secrets=_secrets(sent),
+        proxy=None if proxy is None else _shown(proxy),
         local=local,
     )
 

@@ -11,6 +11,7 @@ import msgspec
 
 from servecap.wire.chunked import BadChunk, ChunkReader
 
+NO_HTTP = "not a valid HTTP response"
 _RETRY_DIGITS = 9  # thirty years of seconds
 _HEAD_END = b"\r\n\r\n"
 
@@ -173,13 +174,13 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise HttpBroken(f"not a valid HTTP response: {error}") from None
+            raise HttpBroken(f"{NO_HTTP}: {error}") from None
 
     def _dechunk(self, chunks: ChunkReader, data: bytes) -> list[bytes]:
         try:
             pieces = chunks.feed(data)
         except BadChunk as error:
-            raise HttpBroken(f"not a valid HTTP response: {error}") from None
+            raise HttpBroken(f"{NO_HTTP}: {error}") from None
         if chunks.complete:
             self.complete = True
             if chunks.rest:
