@@ -91,6 +91,59 @@ def test_a_broken_slo_is_told_with_how_much() -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_times_under_each_others_headings_are_told_and_the_rest_is_judged() -> None:
+    rows = [f"m,{gpu},1,chat,100,0.05,1000,400,200,7.72,3088" for gpu in "ABC"]
+    (one,) = found(*rows)
+    assert (one.kind, one.said) == ("swapped", "TPOT is far above TTFT in 3 of 3 rows")
+    one, *rest = found(GOOD, rows[1], GOOD.replace("A", "C", 1))
+    assert (one.line, one.should_be) == (3, "TTFT 1 s and TPOT 0.05 s: exchanged")
+    assert not rest
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "right"),
+    [
+        ("1000", "50", "under a heading of milliseconds: ttft_ms"),
+        ("1", "0.05", "under a heading of seconds: tpot_s"),
+        ("2000", "50000", "under a heading of milliseconds: tpot_ms"),
+    ],
+)
+def test_values_in_another_unit_than_the_heading_are_told_once(
+    ttft: str, tpot: str, right: str
+) -> None:
+    row = f"m,A,1,chat,100,{ttft},{tpot},400,200,7.72,3088"
+    whole = [f for f in found(*(row.replace("A", gpu) for gpu in "ABC")) if f.line is None]
+    assert right in [f.should_be for f in whole]
+
+
+def test_late_first_tokens_that_littles_law_bears_out_are_no_wrong_unit() -> None:
+    kinds = [f.kind for f in found("m,A,1,chat,100,90,50,400,200,0.98,392")]
+    assert kinds == ["slo"]
+
+
+def test_a_value_that_cannot_be_is_a_finding_and_the_other_rows_are_judged() -> None:
+    wrong = GOOD.replace(",1,50,", ",-1,50,")
+    first, second, *rest = found(wrong, GOOD.replace("100", "many"), GOOD.replace("50", "150"))
+    assert (first.kind, first.line) == ("impossible", 2)
+    assert first.said == "column 'ttft_s': '-1' is not greater than 0"
+    assert "'many' is not a number" in second.said
+    assert {f.line for f in rest} == {4}
+
+
+def test_units_in_brackets_and_chinese_headings_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "Model Name,GPU,TP,并发用户数,首字时延（ms）,Avg Token Latency [ms],colour\n"
+        "m,A,1,100,4000,50,red\n",
+        encoding="utf-8",
+    )
+    done = CliRunner().invoke(cli, ["audit", str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("1 cell, 1 finding\n")
+    assert "breaks ttft.mean<3s: 4 s is 33.3% over" in done.stdout
+    assert "column 'colour' is not known" in done.stderr
+
+
 def test_a_row_that_tells_no_users_is_held_against_the_rest_of_itself() -> None:
     _, found = check(
         "model,gpu,tp,ttft_s,tpot_ms,qps,tps,tokens_counted,avg_context_tokens\n"

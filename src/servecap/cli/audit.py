@@ -94,11 +94,12 @@ def table_findings(path: Path, given: dict[str, Any]) -> tuple[int, list[Finding
     Raises:
         UsageError: it cannot be read.
     """
-    from servecap.matrix import check, table
-    from servecap.matrix.lines import text_of
+    from servecap.cli.progress import say
+    from servecap.matrix import check, lines
 
-    text = text_of(path)
-    table.parse_csv(text, name=str(path), loads=True)  # says what is wrong with the file itself
+    text = lines.text_of(path)
+    for header in lines.rows(text, name=str(path), required=())[1]:
+        say(f"note: {path}: column {header!r} is not known and was left out")
     return check.check(
         text,
         name=str(path),
@@ -112,9 +113,10 @@ def table_text(cells: int, findings: list[Finding]) -> str:
     """Every finding: where, what is wrong and what it should be."""
     from servecap.report.table import paragraph
 
+    many = f"{cells} cell{'' if cells == 1 else 's'}"
     if not findings:
-        return f"{cells} cells, nothing contradicts itself.\n"
-    lines = [f"{cells} cells, {len(findings)} findings", ""]
+        return f"{many}, nothing contradicts itself.\n"
+    lines = [f"{many}, {len(findings)} finding{'' if len(findings) == 1 else 's'}", ""]
     for f in findings:
         place = f.where if f.line is None else f"line {f.line}, {f.where}"
         lines += [f"{f.kind:13} {place}"]

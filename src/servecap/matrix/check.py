@@ -14,16 +14,20 @@ from typing import Literal
 import msgspec
 
 from servecap import slo as slos
-from servecap.matrix.lines import Row, rows
+from servecap.errors import UsageError
+from servecap.matrix.lines import UNITLESS_AT_MOST_S, FieldError, Row, rows
 from servecap.matrix.plausible import DEFAULT_THINK_MEAN_S, LENGTHS
 from servecap.matrix.table import DEFAULT_SCENARIO
 
-Kind = Literal["swapped", "impossible", "contradiction", "little", "tail", "slo"]
+Kind = Literal["swapped", "impossible", "contradiction", "tail", "slo"]
 WRONG: tuple[Kind, ...] = ("swapped", "impossible", "contradiction")
 
 SAME = 1.15  # two ways to the same figure may differ by this factor: rounding, different means
 TAIL_SHARE = 0.90  # a rate below this share of the steady one has a tail in it
 TIME_SHARE = 1.02  # rounding of the latencies alone
+# TPOT above so many TTFTs: a first token comes with a step, too, and a step is what TPOT tells.
+EXCHANGED = 3.0
+TPOT_LEAST_S = 2e-4  # 5,000 tokens/s for one user: nothing serves as fast
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,24 +93,50 @@ def check(
         UsageError: it is no table of cells.
     """
     found, _ = rows(text, name=name, required=("model", "gpu", "tp"))
-    cells = [_cell(row, slo) for row in found]
-    findings = _swapped(cells)
+    if not found:
+        raise UsageError(f"{name}: has a header but no cells")
+    cells, findings = [], []
+    for row in found:
+        try:
+            cells.append(_cell(row, slo))
+        except FieldError as error:
+            findings.append(_no_value(row, error))
+    findings += [*_exchanged_times(cells), *_units(cells), *_swapped(cells)]
     usual = _usual_tokens(cells, think_mean_s)
     for cell in cells:
         findings += _rates(cell, usual.get(cell.scenario), think_mean_s)
         findings += _queue(cell, queue)
         findings += _limits(cell)
-    return len(cells), findings
+    return len(found), findings
+
+
+def _no_value(row: Row, error: FieldError) -> Finding:
+    """A value that cannot stand where it stands; nothing else of its row is judged."""
+    said, _, right = error.said.partition("; ")
+    where = " ".join(row.values.get(name, "").strip() for name in ("model", "gpu"))
+    return Finding(
+        kind="impossible",
+        where=f"{where} TP{row.values.get('tp', '').strip()}",
+        line=row.line,
+        said=said,
+        should_be="filled in" if right == "fill it in" else "put right, or left empty if unknown",
+    )
 
 
 def _cell(row: Row, slo: slos.Slo) -> _Cell:
     own = row.text("slo")
+    try:
+        limits = slo if own is None else slos.parse(own)
+    except UsageError as error:
+        raise row.error("slo", f"is no SLO: {error}") from None
     output_tps, total_tps = row.number("output_tokens_per_s"), row.number("total_tokens_per_s")
     tps = row.number("tokens_per_s")
     counted = row.choice("tokens_counted", ("output", "total"))
     if tps is None and (output_tps or total_tps) is not None:
         tps, counted = (total_tps, "total") if total_tps is not None else (output_tps, "output")
-    model, gpu, tp = row.required("model"), row.required("gpu"), row.required("tp")
+    model, gpu, tp = row.required("model"), row.required("gpu"), row.count("tp")
+    if tp is None:
+        raise row.error("tp", "is no value; fill it in")
     scenario = row.text("scenario") or DEFAULT_SCENARIO
     return _Cell(
         line=row.line,
@@ -121,9 +151,50 @@ def _cell(row: Row, slo: slos.Slo) -> _Cell:
         qps=row.number("requests_per_s") or None,
         tps=tps or None,
         counted=counted,
-        slo=slo if own is None else slos.parse(own),
+        slo=limits,
         note=row.text("note") or "",
     )
+
+
+def _exchanged_times(cells: Sequence[_Cell]) -> list[Finding]:
+    """Rows in which a token takes far longer than the first one; their times are put right."""
+    both = [c for c in cells if c.ttft_s is not None and c.tpot_s is not None]
+    wrong = [c for c in both if (c.tpot_s or 0) > EXCHANGED * (c.ttft_s or 0)]
+    for cell in wrong:
+        cell.ttft_s, cell.tpot_s = cell.tpot_s, cell.ttft_s
+    if 2 * len(wrong) > len(both):
+        said = f"TPOT is far above TTFT in {len(wrong)} of {len(both)} rows"
+        return [_table("swapped", said, "the headings of TTFT and TPOT exchanged")]
+    return [
+        _of(c, "swapped", "TPOT is far above TTFT",
+            f"TTFT {c.ttft_s:.4g} s and TPOT {c.tpot_s:.4g} s: exchanged")
+        for c in wrong
+    ]  # fmt: skip
+
+
+def _units(cells: Sequence[_Cell]) -> list[Finding]:
+    """Columns whose heading says another unit than their values; these are put right."""
+    findings = []
+    ttft_s = [c.ttft_s for c in cells if c.ttft_s is not None]
+    late = [c for c in cells if c.ttft_s and c.users and c.qps and c.ttft_s > c.users / c.qps]
+    judged = [c for c in cells if c.ttft_s and c.users and c.qps]
+    if ttft_s and median(ttft_s) > UNITLESS_AT_MOST_S["ttft_s"] and 2 * len(late) >= len(judged):
+        said = f"TTFT is {median(ttft_s):,.0f} s in the middle of {len(ttft_s)} rows"
+        findings.append(_table("impossible", said, "under a heading of milliseconds: ttft_ms"))
+        for cell in cells:
+            cell.ttft_s = None if cell.ttft_s is None else cell.ttft_s / 1e3
+    tpot_s = [c.tpot_s for c in cells if c.tpot_s is not None]
+    middle = median(tpot_s) if tpot_s else 0.01
+    for wrong, factor, unit in (
+        (middle > UNITLESS_AT_MOST_S["tpot_s"], 1e-3, "milliseconds: tpot_ms"),
+        (middle < TPOT_LEAST_S, 1e3, "seconds: tpot_s"),
+    ):
+        if wrong:
+            said = f"TPOT is {middle * 1e3:,.4g} ms in the middle of {len(tpot_s)} rows"
+            findings.append(_table("impossible", said, f"under a heading of {unit}"))
+            for cell in cells:
+                cell.tpot_s = None if cell.tpot_s is None else cell.tpot_s * factor
+    return findings
 
 
 def _swapped(cells: Sequence[_Cell]) -> list[Finding]:
@@ -274,8 +345,9 @@ def _limits(cell: _Cell) -> list[Finding]:
     for limit in cell.slo.limits:
         value = seen.get(limit.metric) if limit.statistic == "mean" else None
         if value is not None and value > limit.at_most_s:
-            over = value / limit.at_most_s - 1
-            said = f"breaks {limit}: {value:.4g} s is {over:.1%} over"
+            over = value / limit.at_most_s
+            much = f"{over - 1:.1%} over" if over < 10 else f"{over:.0f} times as much"
+            said = f"breaks {limit}: {value:.4g} s is {much}"
             found.append(_of(cell, "slo", said, fewer))
     if cell.errors is not None and cell.errors > cell.slo.error_share_max:
         said = f"breaks error_rate<{cell.slo.error_share_max:.0%}: {cell.errors:.1%} failed"

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -85,6 +86,18 @@ SYNONYMS: dict[str, str] = {
     "throughput_token_rate": "tokens_per_s",
     "output_tps": "output_tokens_per_s",
     "total_tps": "total_tokens_per_s",
+    "mean_ttft_ms": "ttft_s",
+    "mean_tpot_ms": "tpot_s",
+    "max_concurrent_users": "max_users",
+    "首字时延": "ttft_s",
+    "首字时延_s": "ttft_s",
+    "首字时延_ms": "ttft_s",
+    "非首字时延": "tpot_s",
+    "非首字时延_s": "tpot_s",
+    "非首字时延_ms": "tpot_s",
+    "并发用户数": "max_users",
+    "请求吞吐量": "requests_per_s",
+    "错误率": "error_rate",
     "notes": "note",
     "comment": "note",
 }
@@ -92,6 +105,14 @@ SYNONYMS: dict[str, str] = {
 UNITLESS_AT_MOST_S = {"ttft_s": 60.0, "tpot_s": 2.0}
 PROSE = ("note", "invalid_reason", "provenance")
 ABSENT = {"", "-", "n/a", "na", "none", "null"}
+
+
+class FieldError(UsageError):
+    """One value of one row cannot be; `said` is the message without the file and the line."""
+
+    def __init__(self, file: str, line: int, said: str) -> None:
+        super().__init__(f"{file}, line {line}, {said}")
+        self.said = said
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -102,10 +123,10 @@ class Row(msgspec.Struct, frozen=True):
     values: dict[str, str]
     headers: dict[str, str]  # our column -> as the file writes it
 
-    def error(self, column: str, why: str) -> UsageError:
+    def error(self, column: str, why: str) -> FieldError:
         value = self.values.get(column, "")
         header = self.headers.get(column, column)
-        return UsageError(f"{self.file}, line {self.line}, column {header!r}: {value!r} {why}")
+        return FieldError(self.file, self.line, f"column {header!r}: {value!r} {why}")
 
     def text(self, column: str) -> str | None:
         value = self.values.get(column, "").strip()
@@ -244,7 +265,16 @@ def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _canonical(header: str) -> str:
-    return header.strip().casefold().replace(" ", "_").replace("-", "_")
+    """The name in our way of writing; a unit in brackets is its end: "TTFT (ms)" is ttft_ms.
+
+    >>> _canonical(" Avg token latency [ms] ")
+    'avg_token_latency_ms'
+    """
+    name = _UNIT.sub(r" \1", header.strip().casefold())
+    return "_".join(name.replace("-", " ").replace("_", " ").split())
+
+
+_UNIT = re.compile(r"\s*[\[(（]\s*(ms|s|gb)\s*[\])）]$")
 
 
 def _headers(
