@@ -50,15 +50,17 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_outputs_on_one_page_do_not_meet(outputs: dict[str, Any]) -> None:
-    """No id, style sheet, class or script of one output is any business of another's."""
+    """No id, class or script; the one style sheet is of its own output alone."""
     page = Page("".join(shown._repr_html_() for shown in outputs.values()))
     assert page.open == []
     assert {tag for tag, _ in page.elements} <= {
         "div", "p", "strong", "ul", "li", "pre", "details", "summary", "table", "thead", "tbody",
-        "tr", "th", "td", "iframe",
+        "tr", "th", "td", "iframe", "style",
     }  # fmt: skip
     assert {name for _, given in page.elements for name in given} == {"style", "srcdoc"}
-    assert page.count("iframe") == 1
+    assert page.count("iframe") == page.count("style") == 1
+    (rules,) = re.findall("<style>(.*?)</style>", outputs["report"]._repr_html_(), re.DOTALL)
+    assert rules.startswith("@scope {")
 
 
 def test_colours_are_the_notebooks_own(outputs: dict[str, Any]) -> None:

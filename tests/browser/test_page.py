@@ -90,10 +90,10 @@ class Tab:
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Tab]:
+async def browser(*more: str) -> AsyncIterator[Tab]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank",
+            CHROMIUM, *FLAGS, *more, f"--user-data-dir={profile}", "about:blank",
             stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -127,9 +127,11 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def in_browser(script: Script) -> Any:
+def in_browser(script: Script, *more: str) -> Any:
+    """What the script returns; *more* flags of the browser."""
+
     async def play() -> Any:
-        async with asyncio.timeout(90), browser() as tab:
+        async with asyncio.timeout(90), browser(*more) as tab:
             return await script(tab)
 
     return asyncio.run(play())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,5 +220,6 @@ class Reported(msgspec.Struct, frozen=True):
         return "\n".join(f"written: {path}" for path in written) or "nothing was written"
 
     def _repr_html_(self) -> str:
-        inside = html.escape(self.page)
-        return f'<iframe srcdoc="{inside}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        from servecap.report import notebook
+
+        return notebook.framed(self.page)

@@ -79,3 +79,22 @@ def _row(table: Table, cells: Sequence[str], tag: str) -> str:
         f'white-space: {"normal" if i == last else "nowrap"}">{escape(cell)}</{tag}>'
         for i, (cell, column) in enumerate(zip(cells, table.columns, strict=True))
     )
+
+
+# A page in a frame is dark where its frame's `color-scheme` is. JupyterLab sets that of its theme
+# itself since 2024, and a frame inherits it; what else tells its theme is asked for it here.
+# `@scope` keeps the rules to this one frame.
+_THEMES = (
+    "@scope { :is(.vscode-dark, .vscode-high-contrast, [data-jp-theme-light=false]) :scope > iframe"
+    " { color-scheme: dark } :is(.vscode-light, .vscode-high-contrast-light,"
+    " [data-jp-theme-light=true]) :scope > iframe { color-scheme: light } }"
+)
+
+
+def framed(page: str) -> str:
+    """A whole HTML page in a frame of its own, light or dark as the notebook is."""
+    return (
+        f"<div><style>{_THEMES}</style>"
+        f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        "</div>"
+    )
