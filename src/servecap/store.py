@@ -22,6 +22,7 @@ from servecap.run import Header, Run
 HEADER = "run.json"
 RECORDS = "records.jsonl"
 LATER = "later.jsonl"
+_READ_BYTES = 1 << 18  # at a time: a record may have many chunks, and a run many records
 
 
 class Later:
@@ -145,7 +146,7 @@ def read_run(folder: Path) -> Run:
     try:
         header = msgspec.json.decode((folder / HEADER).read_bytes(), type=Header)
         kept = Kept(header.scenario)
-        with open(folder / RECORDS, "rb") as lines, uncollected():
+        with open(folder / RECORDS, "rb", buffering=_READ_BYTES) as lines, uncollected():
             _read_into(kept, lines, str(folder / RECORDS))
     except FileNotFoundError as error:
         raise UsageError(
