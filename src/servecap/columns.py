@@ -24,14 +24,17 @@ _by_end_s = attrgetter("end_s")
 class _Column(cached_property[npt.NDArray[S]]):
     """A figure of each record, by default the attribute of the same name; unknown is NaN."""
 
-    def __init__(self, kind: type[S], of: Callable[[Record], object] | None = None) -> None:
+    def __init__(
+        self, kind: type[S], of_all: Callable[[Sequence[Record]], npt.ArrayLike] | None = None
+    ) -> None:
         def read(told: Columns) -> npt.NDArray[S]:
             if told.cut_from is not None:
                 whole, chosen = told.cut_from
                 column: npt.NDArray[S] = getattr(whole, str(self.attrname))[chosen]
                 return column
-            figure = attrgetter(str(self.attrname)) if of is None else of
-            return np.array(list(map(figure, told.records)), dtype=kind)
+            if of_all is not None:
+                return np.asarray(of_all(told.records), dtype=kind)
+            return np.array(list(map(attrgetter(str(self.attrname)), told.records)), dtype=kind)
 
         super().__init__(read)
 
@@ -55,7 +58,8 @@ class Columns:
     ttft_sent_s = _Column(np.float64)
     tpot_s = _Column(np.float64)
     e2e_s = _Column(np.float64)
-    chunks = _Column(np.float64, lambda r: len(r.chunk_s))
+    chunks = _Column(np.float64, lambda records: [len(r.chunk_s) for r in records])
+    gap_max_s = _Column(np.float64, pauses.longest_gaps_s)  # NaN with fewer than two chunks
     prompt_tokens = _Column(np.float64)
     output_tokens = _Column(np.float64)
     ok = _Column(np.bool_)
@@ -88,11 +92,6 @@ class Columns:
         for i in np.flatnonzero(~self.ok).tolist():
             found[i] = so(self.records[i])
         return found
-
-    @cached_property
-    def gap_max_s(self) -> Floats:
-        """The longest time between two chunks of each answer; NaN with fewer than two."""
-        return pauses.longest_gaps_s(self.records)
 
     def at(self, chosen: Bools | slice) -> Columns:
         """Only the records where *chosen* is true."""
