@@ -140,7 +140,8 @@ def _phase_rows(phases: series.Phases) -> Table:
 def error_chart(told: Data, name: str) -> Chart | None:
     """Failed requests over time by kind; None when nothing failed."""
     unborn = (Outcome.CENSORED, Outcome.CANCELLED)
-    kinds = ["" if r.ok or r.outcome in unborn else error_kind(r) for r in told.records]
+    failed = [r for r in told.records if not r.ok and r.outcome not in unborn]
+    kinds = list(map(error_kind, failed))
     names = series.error_kinds(kinds)
     if not names:
         return None
@@ -150,13 +151,11 @@ def error_chart(told: Data, name: str) -> Chart | None:
         names = series.error_kinds(kinds)
     labels = [units.clean(kind, 40) for kind in names]
     edges = series.bin_edges(told.start_s, told.end_s, most=80)
-    counts = series.errors_per_bin(told.records, kinds, edges)
+    counts = series.errors_per_bin(failed, kinds, edges)
     coarse = series.bin_edges(told.start_s, told.end_s, most=TABLE_BINS)
     rows = tuple(
         (span(coarse, i), *(units.count(int(n)) for n in bins))
-        for i, bins in enumerate(
-            zip(*series.errors_per_bin(told.records, kinds, coarse), strict=True)
-        )
+        for i, bins in enumerate(zip(*series.errors_per_bin(failed, kinds, coarse), strict=True))
     )
     return Chart(
         name=f"{name}-errors",

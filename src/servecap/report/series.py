@@ -6,6 +6,7 @@ Times are seconds since the run's start. A bin `i` is `[edges[i], edges[i + 1])`
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -89,8 +90,8 @@ def output_tokens_per_s(records: Sequence[Record], *edges: Floats) -> list[Float
     counts = [np.zeros(len(one) - 1) for one in edges]
     for i in range(0, len(records), _BATCH):
         batch = records[i : i + _BATCH]
-        whole = [r for r in batch if r.ok and r.output_tokens and not len(r.chunk_s)]
-        streamed = [r for r in batch if len(r.chunk_s)]
+        streamed = [r for r in batch if r.chunk_s]
+        whole = [r for r in batch if not r.chunk_s and r.ok and r.output_tokens]
         told = [
             (
                 np.array([r.end_s for r in whole], dtype=np.float64),
@@ -138,10 +139,7 @@ def _tokens_told(record: Record) -> Counts:
 
 
 def errors_per_bin(records: Sequence[Record], kinds: Sequence[str], edges: Floats) -> list[Floats]:
-    """Failed requests per bin for each kind, by when they ended.
-
-    *kinds* are the records' error kinds, "" where a record did not fail.
-    """
+    """Failed requests per bin for each of their *kinds*, by when they ended."""
     ends = np.array([r.end_s for r in records])
     labels = np.array(kinds, dtype=object)
     return [
@@ -152,10 +150,7 @@ def errors_per_bin(records: Sequence[Record], kinds: Sequence[str], edges: Float
 
 def error_kinds(kinds: Sequence[str]) -> list[str]:
     """The kinds that occur, most frequent first."""
-    seen = {kind: 0 for kind in kinds if kind}
-    for kind in kinds:
-        if kind:
-            seen[kind] += 1
+    seen = Counter(kinds)
     return sorted(seen, key=lambda kind: (-seen[kind], kind))
 
 
