@@ -213,7 +213,7 @@ def _warnings(run: Run, summary: Summary, inside: Columns) -> list[str]:
             "known"
         )
     good = inside.at(inside.ok)
-    estimated = sum(r.token_source is TokenSource.ESTIMATE for r in good.records)
+    estimated = summary.token_sources.get(TokenSource.ESTIMATE, 0)
     if estimated:
         found.append(
             f"token counts of {estimated} of {len(good)} requests are estimates: TPOT and tokens/s "

@@ -66,28 +66,25 @@ def command(paths: tuple[str, ...], **given: Any) -> int:
     """
     from servecap.store import uncollected
 
-    target = Path(given["html"]) if given["html"] else _default_page(paths[0])
     with uncollected():
-        stored = read(paths)
-        write_page(stored, target, title=given["title"], lang=given["lang"])
+        _report(paths, given)
+    return 0
+
+
+def _report(paths: Sequence[str], given: dict[str, Any]) -> None:
+    target = Path(given["html"]) if given["html"] else _default_page(paths[0])
+    stored = read(paths)
+    write_page(stored, target, title=given["title"], lang=given["lang"])
     lines = output.write_charts(
         given["charts"], given["chart_format"], given["lang"], **stored.parts()
     )
     if given["as_json"]:
-        output.print_json(
-            {
-                "runs": [
-                    {"run": run.header, "path": run.path, "summary": s} for run, s in stored.runs
-                ],
-                "search": stored.search,
-                "cells": stored.cells,
-                "plan": stored.plan,
-            }
-        )
-        return 0
+        runs = [{"run": run.header, "path": run.path, "summary": s} for run, s in stored.runs]
+        told = {"runs": runs, "search": stored.search, "cells": stored.cells, "plan": stored.plan}
+        output.print_json(told)
+        return
     _print(stored)
     click.echo("\n".join(["", f"written: {target}", *lines]))
-    return 0
 
 
 def write_page(stored: Stored, target: Path, *, title: str, lang: str) -> None:
