@@ -106,6 +106,11 @@ def test_a_plan_is_made_from_a_table_and_from_a_matrix(tmp_path: Path) -> None:
     assert "llama-13b" in str(plain)
 
 
+def test_places_to_predict_may_be_lists() -> None:
+    listed = api.predict(model="llama-13b", gpu=["a30", "a40"], tp=[2, 4]).answers
+    assert [(a.gpu, a.tp) for a in listed] == [("A30", 2), ("A30", 4), ("A40", 2), ("A40", 4)]
+
+
 def test_a_prediction_has_an_interval() -> None:
     (answer,) = api.predict(model="llama-13b", gpu="a30", tp=2).answers
     assert answer.max_users is not None

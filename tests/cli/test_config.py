@@ -30,13 +30,13 @@ def test_options_are_known_by_their_long_names(tmp_path: Path) -> None:
     )
     found = config.read(path, COMMANDS, cli._command)
     assert found["run"] == {
-        "users": 64,
+        "users": "64",
         "data_format": "sharegpt",
-        "max_duration": 5,
+        "max_duration": "5",
         "headers": ["A: b"],
         "stream": False,
     }
-    assert found["find"] == {"headers": ["A: b", "C: d"], "max_users": 9}
+    assert found["find"] == {"headers": ["A: b", "C: d"], "max_users": "9"}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,8 @@ def test_options_are_known_by_their_long_names(tmp_path: Path) -> None:
         ("runs: {users: 1}", "'runs' is no command: did you mean 'run'"),
         ("run: {usrs: 1}", "run has no option 'usrs': did you mean 'users'"),
         ("run: {users: [1, 2]}", "takes one value"),
+        ("run: {users: yes}", "run.users takes no true or false, not True"),
+        ("run: {json: 3}", "run.json takes true or false, not 3"),
         ("run: 3", "must map commands to options"),
         ("- run", "must map commands to options"),
         ("run: {users: ", "is no YAML"),
@@ -58,7 +60,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, text: str, message: str) 
 
 def test_an_option_of_two_values_takes_a_list_of_them(tmp_path: Path) -> None:
     path = written(tmp_path, "emulate: {freeze: [5, 1.5]}")
-    assert config.read(path, COMMANDS, cli._command)["emulate"] == {"freeze": [5, 1.5]}
+    assert config.read(path, COMMANDS, cli._command)["emulate"] == {"freeze": ["5", "1.5"]}
 
 
 def test_every_command_can_stand_in_a_file(tmp_path: Path) -> None:
@@ -94,11 +96,14 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
     assert (seen["users"], seen["seed"]) == (32, 3)
 
 
-def test_values_from_the_file_are_checked_as_those_of_the_command_line(tmp_path: Path) -> None:
-    path = written(tmp_path, "run: {url: 'http://a', users: many}")
+@pytest.mark.parametrize("users", ["many", "2.5"])
+def test_values_from_the_file_are_checked_as_those_of_the_command_line(
+    tmp_path: Path, users: str
+) -> None:
+    path = written(tmp_path, f"run: {{url: 'http://a', users: {users}}}")
     done = CliRunner().invoke(cli.cli, ["--config", path, "run"], standalone_mode=False)
     assert isinstance(done.exception, click.BadParameter)
-    assert "'many' is not a valid integer" in done.exception.format_message()
+    assert f"'{users}' is not a valid integer" in done.exception.format_message()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -137,6 +137,8 @@ def test_a_config_file_or_its_folder_is_read(tmp_path: Path) -> None:
     shape = model(str(folder))
     assert shape == model(str(folder / "config.json"))
     assert shape.name == "my-model"
+    (folder / "config.json").rename(folder / "other.json")
+    assert model(str(folder / "other.json")).name == "other"
     assert shape.head_dim == 32
     block = 4 * 128 * 128 + 3 * 128 * 256 + 2 * 128
     assert shape.parameters == 2 * block + 1000 * 128 + 128

@@ -141,11 +141,16 @@ def plan(cells: str | os.PathLike[str] | MatrixFound, **options: Any) -> PlanFou
 def predict(**options: Any) -> Predicted:
     """Figures of cells that nobody measured, as `servecap predict` says them.
 
+    What stands between commas there may be a list: `tp=[1, 2, 4]`.
+
     Raises:
         UsageError: an option is unknown, or a name is.
     """
     from servecap.cli import predict as cli_predict
 
+    for name in ("model", "gpu", "tp", "context"):
+        if isinstance(several := options.get(name), list | tuple):
+            options[name] = ",".join(map(str, several))
     with _given(cli_predict.command, options) as given:
         _, rules, answers = cli_predict.predicted(given)
         return Predicted(tuple(answers), rules)

@@ -50,9 +50,9 @@ Examples:
   servecap find --url http://localhost:8000 --slo "ttft.p95<2s,tpot.mean<80ms"
   servecap plan cells.csv --users 10000 --gpus-per-node 8
 \b
-Exit codes: 0 done; 1 an SLO does not hold; 2 bad usage, or a file that cannot be read or
-written (the disk is full); 3 the server cannot be used; 4 the run is INVALID; 130 ended by
-Ctrl-C.
+Exit codes: 0 done; 1 an SLO or a --fail-on does not hold, or a cell of a matrix stayed empty;
+2 bad usage, or a file that cannot be read or written (the disk is full); 3 the server cannot be
+used; 4 the run is INVALID, or an audit found what cannot be; 130 ended by Ctrl-C.
 """
 
 

@@ -98,7 +98,7 @@ def table_findings(path: Path, given: dict[str, Any]) -> tuple[int, list[Finding
     from servecap.matrix import check, lines
 
     text = lines.text_of(path)
-    for header in lines.rows(text, name=str(path), required=())[1]:
+    for header in lines.rows(text, name=str(path), required=check.NEEDED)[1]:
         say(f"note: {path}: column {header!r} is not known and was left out")
     return check.check(
         text,

@@ -65,9 +65,26 @@ def _of_command(
             isinstance(value, list) and not param.multiple and param.nargs == 1
         ):
             raise UsageError(f"--config {path!r}: {name}.{key} takes one value, not {value!r}")
-        several = param.multiple and not isinstance(value, list)
-        defaults[str(param.name)] = [value] if several else value
+        found = [_value(path, f"{name}.{key}", param, x) for x in _listed(value)]
+        defaults[str(param.name)] = found if isinstance(value, list) or param.multiple else found[0]
     return defaults
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _value(path: str, key: str, param: click.Option, value: Any) -> Any:
+    """One value as the command line would have it: numbers as they are written.
+
+    click would take 2.5 users for 2, and breaks on a flag that is a number.
+    """
+    if value is None or (param.is_flag and isinstance(value, bool)):
+        return value
+    if param.is_flag or isinstance(value, bool):
+        allowed = "true or false" if param.is_flag else "no true or false"
+        raise UsageError(f"--config {path!r}: {key} takes {allowed}, not {value!r}")
+    return str(value)
 
 
 def _near(name: object, known: list[str]) -> str:

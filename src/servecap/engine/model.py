@@ -148,7 +148,8 @@ def _from_file(path: Path) -> ModelShape:
         raise UsageError(f"{path} is not the JSON object of a model: {error}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    return from_config(config, name=path.resolve().parent.name)
+    named = path.resolve().parent.name if path.name == "config.json" else path.stem
+    return from_config(config, name=named)
 
 
 def _plain(name: str) -> str:

@@ -22,6 +22,7 @@ from servecap.matrix.table import DEFAULT_SCENARIO
 Kind = Literal["swapped", "impossible", "contradiction", "tail", "slo"]
 WRONG: tuple[Kind, ...] = ("swapped", "impossible", "contradiction")
 
+NEEDED = ("model", "gpu", "tp")
 SAME = 1.15  # two ways to the same figure may differ by this factor: rounding, different means
 TAIL_SHARE = 0.90  # a rate below this share of the steady one has a tail in it
 TIME_SHARE = 1.02  # rounding of the latencies alone
@@ -92,7 +93,7 @@ def check(
     Raises:
         UsageError: it is no table of cells.
     """
-    found, _ = rows(text, name=name, required=("model", "gpu", "tp"))
+    found, _ = rows(text, name=name, required=NEEDED)
     if not found:
         raise UsageError(f"{name}: has a header but no cells")
     cells, findings = [], []
