@@ -110,6 +110,24 @@ def main() -> None:
         "card's: see `gemm_share` in servecap.engine.hardware.) On the RTX PRO 6000 it "
         "is decode steps of 40 to 60 sequences that take a tenth longer than in the model.",
         "\n".join(table(score.replays())),
+        "## AccelMark's tests: single requests, fixed concurrency, batches, arrivals",
+        "Nothing is fitted; nine kinds of GPU. Of arrivals the lowest rate of each test is scored; "
+        "the others are overloads, whose latencies are those of a queue. `vllm-2024` stands for "
+        "vLLM 0.7.3; its host's times were read from the rows of one A100-SXM4-80GB machine, which "
+        "are not scored. What these rows say of the model:\n\n"
+        "- Of vLLM 0.20 the 8B rows in 16 bits are met (7% and less, but for the arrivals' TTFT), "
+        "long prompts, too. With quantised weights the same machine is slower than with 16 bits "
+        "(437 tokens/s with 4-bit weights, 707 with 16 bits, eight users), though faster with "
+        "0.7.3 (757 and 538): that is a kernel, not a bandwidth, and not in the model.\n"
+        "- The small model is bound by the host: its step takes 0.5 to 1 ms more than in the model "
+        "(vLLM 0.20, SGLang 0.5.6). Hosts differ: with the same vLLM 0.7.3 and the same model nine "
+        "machines take 2.2 to 5.1 ms a token. `servecap calibrate` is there for that.\n"
+        "- TTFT of 70B and 8x7B models alone is 40% too low: on 8 GPUs prompts are computed in 80 "
+        "to 280 ms, a part of which is the launching of kernels one by one (V0 has graphs for "
+        "decoding only).\n"
+        "- Not scored: Ascend 910B2 (vllm-ascend 0.18), where the 0.5B model takes 21 ms a token "
+        "and the 8B model 25: the host alone decides, ten times slower than any here.",
+        "\n".join(table(score.accelmark_rows())),
         "## LMDeploy's request benchmark",
         "\n".join(table(score.lmdeploy())),
         "## Splitwise's static batches of llama2-70b (single steps)",

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 
+import accelmark
 import data
 import msgspec
 import numpy as np
@@ -229,6 +230,14 @@ def own_blocks(prompt: np.ndarray) -> fast.Prefixes:
 def lmdeploy() -> list[Error]:
     """LMDeploy's request benchmark, not calibrated."""
     return errors(data.lmdeploy(), profile.prior("vllm-2025"), "LMDeploy 0.1 on A100-80GB")
+
+
+def accelmark_rows() -> list[Error]:
+    """AccelMark's tests, not calibrated."""
+    found = [
+        Error(r.regime, r.figure, r.truth, r.predicted, None, r.label) for r in accelmark.rows()
+    ]
+    return sorted(found, key=lambda e: (e.regime, e.figure))
 
 
 def splitwise() -> list[Error]:

@@ -44,7 +44,7 @@ def program(environment: dict[str, str]) -> str:
         ("run --workload ./cha", ["file,./cha"]),
         ("run --model lla", []),
         ("find --out ru", ["dir,ru"]),
-        ("predict --gpu a30,h20", ["plain,a30,h200", "plain,a30,h20"]),
+        ("predict --gpu a30,h20", ["plain,a30,h200", "plain,a30,h20", "plain,a30,h20-3e"]),
         ("emulate --model qwen2.5-7", ["plain,qwen2.5-7b", "plain,qwen2.5-72b"]),
         ("workload sample --format longb", ["plain,longbench"]),
     ],

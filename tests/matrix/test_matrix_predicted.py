@@ -34,7 +34,8 @@ def cell(*, gpu: str = "a30", tp: int = 4, how: str = "{}", settings: str = "") 
 
 
 @pytest.mark.parametrize(
-    "engine", ["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
+    "engine",
+    ["vllm", "vllm-2025", "vllm-2024", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"],
 )
 def test_matrix_and_predict_give_the_same_figures(engine: str) -> None:
     arguments = ["--model", "llama-13b", "--gpu", "a30", "--tp", "4", "--engine", engine, "--json"]

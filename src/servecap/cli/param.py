@@ -18,4 +18,6 @@ else:
 
 
 # As `engine.spec` has them, which costs the start of a command 60 ms; a test holds them equal.
-ENGINE = click.Choice(["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"])
+ENGINE = click.Choice(
+    ["vllm", "vllm-2025", "vllm-2024", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
+)

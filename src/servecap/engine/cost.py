@@ -112,8 +112,11 @@ class StepCost(Protocol):
 
 class HostCost(msgspec.Struct, frozen=True, kw_only=True):
     """Time that the CPU spends: per step, per running sequence, per layer at the least, and per
-    prompt (tokenised, checked, its memory found) in the step that computes it. Where one process
-    calls the workers of the GPUs, each doubling of their number adds the last two."""
+    prompt (checked, its memory found) in the step that computes it. Where one process calls the
+    workers of the GPUs, each doubling of their number adds the next two. `front_s` is no part of
+    any step: what HTTP, tokeniser and processes add to a first token while others are served.
+    Requests are not delayed by it on their way in: those of users who do not think would miss a
+    step each time, and then the H100 rows' TTFT (docs/accuracy.md) is 43% off and not 26%."""
 
     step_s: float
     sequence_s: float
@@ -121,11 +124,17 @@ class HostCost(msgspec.Struct, frozen=True, kw_only=True):
     prompt_s: float = 0.0
     doubling_step_s: float = 0.0
     doubling_sequence_s: float = 0.0
+    front_s: float = 0.0
 
 
 # vLLM 0.15 with CUDA graphs needs 0.13 + 0.032 L + 0.0044 B milliseconds a step (L layers, B
-# sequences; this project's notes). The launches (0.032 L) overlap with the GPU's work.
-CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032e-3)
+# sequences; this project's notes). The launches (0.032 L) overlap with the GPU's work. Front end:
+# of Qwen2.5-0.5B, whose prompt an A100 computes in 2 ms, single requests have their first token
+# after 11 ms in vLLM 0.20 and after 16 ms in SGLang 0.5 (AccelMark, Apache-2.0).
+CUDA_GRAPHS = HostCost(step_s=0.13e-3, sequence_s=0.0044e-3, layer_floor_s=0.032e-3, front_s=10e-3)
+
+# llama.cpp's server is one C++ process.
+LLAMA_CPP_HOST = msgspec.structs.replace(CUDA_GRAPHS, front_s=1e-3)
 
 # Eager PyTorch engines of 2023, as behind TGI then: 0.5 to 1 ms of launches per layer hide the
 # GPU's work; 2.8 ms per step as Vidur measured of vLLM in 2023 on one A100. Vidur's 0.2 ms per
@@ -144,6 +153,15 @@ VLLM_2023_HOST = HostCost(
     doubling_step_s=2.3e-3,
     doubling_sequence_s=0.09e-3,
 )
+
+
+# vLLM 0.6 and 0.7 (V0): as until 0.5, but with CUDA graphs, and answers are made while the GPU
+# computes. Source: AccelMark's rows (Apache-2.0) of one machine, an A100-SXM4-80GB with vLLM 0.7.3:
+# 13.2 ms a token alone, 21.7 with some 37 sequences and 68 with some 230, where the GPU needs 10.6,
+# 12 and 22, and a tenth of the time goes to prompts. llama-3-70b on eight A800 takes 18.1 ms a
+# token alone, where the GPUs need 16: nothing grows with their number. First tokens of
+# Qwen2.5-0.5B, one request at a time, take 11 to 40 ms on nine machines, median 28.
+VLLM_2024_HOST = HostCost(step_s=2.4e-3, sequence_s=0.15e-3, layer_floor_s=0.032e-3, front_s=20e-3)
 
 
 class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -95,7 +95,7 @@ class Vllm2023(
     tag_field="kind",
     tag="vllm-2023",
 ):
-    """vLLM until 0.5: a step computes whole prompts or else one token of all that run.
+    """vLLM until 0.7 (V0): a step computes whole prompts or else one token of all that run.
 
     Prompts go first, as many as fit into the budget, the places and the memory, of which
     `watermark_share` stays free then. Where blocks run out in decode, the youngest running

@@ -10,8 +10,10 @@ from servecap.engine.cost import (
     CUDA_GRAPHS,
     EAGER_2023,
     FUSED_PASSES,
+    LLAMA_CPP_HOST,
     SEPARATE_PASSES,
     VLLM_2023_HOST,
+    VLLM_2024_HOST,
     Efficiency,
     HostCost,
     Passes,
@@ -32,7 +34,9 @@ from servecap.engine.scheduler import (
 )
 from servecap.errors import UsageError
 
-EngineKind = Literal["vllm", "vllm-2025", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"]
+EngineKind = Literal[
+    "vllm", "vllm-2025", "vllm-2024", "vllm-2023", "tgi", "sglang", "llama.cpp", "static"
+]
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,9 +44,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `engine`: "vllm" is vLLM since 0.14 (chunked prefill, CUDA graphs, steps planned ahead);
     "vllm-2025" is vLLM V1 until 0.13, or a later one with `--no-async-scheduling` (a step is
-    planned when the one before it has ended); "vllm-2023" is vLLM until 0.5 (whole prompts,
-    recomputed when memory ran out); "tgi" is TGI 1.x over an eager PyTorch model of 2023 (prompts
-    first, answers reserved); "sglang" lets prompts go first as soon as there are any, in up to 8192
+    planned when the one before it has ended); "vllm-2024" is vLLM 0.6 and 0.7 (V0: whole prompts
+    first, CUDA graphs); "vllm-2023" is vLLM until 0.5 (likewise, with a slower host; recomputed
+    when memory ran out); "tgi" is TGI 1.x over an eager PyTorch model of 2023 (prompts first,
+    answers reserved); "sglang" lets prompts go first as soon as there are any, in up to 8192
     tokens at once, planned ahead, too; "llama.cpp" is its server, scheduled as "vllm-2025";
     "static" serves one batch after the other.
     `max_running`: None is the engine's own limit, `usual_running`; with a `policy`, other settings
@@ -132,7 +137,7 @@ def default_policy(spec: EngineSpec) -> Policy:
             return PrefillFirst(max_running=running)
         case "sglang":
             return sglang_policy(max_running=running)
-        case "vllm-2023":
+        case "vllm-2024" | "vllm-2023":
             return Vllm2023(max_running=running)
         case "static":
             return static_batching(max_running=running)
@@ -188,7 +193,7 @@ def sglang_policy(*, max_running: int, step_tokens: int = 8192) -> PrefillFirst:
 def passes_of(engine: EngineKind) -> Passes:
     """How an engine of that kind goes over its vectors between the matrices."""
     match engine:
-        case "vllm" | "vllm-2025" | "sglang" | "llama.cpp":
+        case "vllm" | "vllm-2025" | "vllm-2024" | "sglang" | "llama.cpp":
             return FUSED_PASSES
         case "vllm-2023" | "tgi" | "static":
             return SEPARATE_PASSES
@@ -208,8 +213,12 @@ def joint_attention(engine: EngineKind, device: Gpu) -> bool:
 def host_cost(engine: EngineKind) -> HostCost:
     """What the CPU costs in an engine of that kind."""
     match engine:
-        case "vllm" | "vllm-2025" | "sglang" | "llama.cpp":
+        case "vllm" | "vllm-2025" | "sglang":
             return CUDA_GRAPHS
+        case "llama.cpp":
+            return LLAMA_CPP_HOST
+        case "vllm-2024":
+            return VLLM_2024_HOST
         case "vllm-2023":
             return VLLM_2023_HOST
         case "tgi" | "static":

@@ -99,7 +99,7 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 )
             case "sglang":
                 return sglang_policy(max_running=self.max_running, step_tokens=self.step_tokens)
-            case "vllm-2023":
+            case "vllm-2024" | "vllm-2023":
                 return Vllm2023(max_running=self.max_running)
             case "static":
                 return static_batching(max_running=self.max_running)

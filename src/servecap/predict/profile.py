@@ -109,6 +109,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 sequence_s=value["host_sequence_s"],
                 layer_floor_s=value["layer_floor_s"],
                 prompt_s=value["prompt_s"],
+                front_s=value.get("front_s", 0.0),
             ),
             kv_room=value["kv_room"],
         )
@@ -145,9 +146,11 @@ def prior(engine: EngineKind) -> Profile:
 
     Sources: servecap.engine.cost for the values. The spreads say how far the sources behind each
     value lie apart: kernels differ by a quarter, the hosts' all-reduce and the time of eager
-    Python by a factor of two.
+    Python by a factor of two, front ends of ten machines with the same vLLM by four.
     """
     host = host_cost(engine)
+    # Of the others it is in what is known of their prompts' time already.
+    front = {"front_s": _parameter(host.front_s, 0.6, 1e-4, 0.5)} if host.front_s else {}
     return Profile(
         name=f"{engine}-prior",
         engine=engine,
@@ -163,7 +166,10 @@ def prior(engine: EngineKind) -> Profile:
             "host_step_s": _parameter(host.step_s, 0.6, 1e-5, 0.1),
             "host_sequence_s": _parameter(host.sequence_s, 0.8, 1e-7, 0.005),
             "layer_floor_s": _parameter(host.layer_floor_s, 0.4, 1e-6, 0.005),
-            "prompt_s": _parameter(0.005 if engine == "tgi" else 0.0005, 1.0, 1e-5, 0.5),
+            "prompt_s": _parameter(0.005, 1.0, 1e-5, 0.5)
+            if engine == "tgi"
+            else _parameter(0.0005, 0.7, 1e-5, 0.5),
+            **front,
             "kv_reread": _parameter(0.5, 0.7, 0.01, 1.0)
             if engine == "tgi"
             else _parameter(0.05, 0.7, 0.01, 1.0),
