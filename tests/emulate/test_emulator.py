@@ -225,6 +225,7 @@ def test_configurations_that_make_no_sense_are_refused(fresh: str) -> None:
         (changed(gpu="a100"), "say a100-40gb or a100-80gb"),
         (changed(tp=1, model="llama-65b"), "smallest tp that fits is 4"),
         (changed(port=port), f"cannot listen on 127.0.0.1:{port}: Address already in use"),
+        (changed(host="no-such.invalid"), "cannot listen on --host 'no-such.invalid'"),
     ):
         with pytest.raises(UsageError) as caught:
             start(config)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -147,6 +148,11 @@ async def _serve_until(
 async def _listen(site: web.TCPSite, config: EmulatorConfig) -> None:
     try:
         await site.start()
+    except socket.gaierror as error:
+        raise UsageError(
+            f"cannot listen on --host {config.host!r} ({error.strerror}): give an address of this "
+            "machine, such as 127.0.0.1 or 0.0.0.0"
+        ) from None
     except OSError as error:
         where = f"{config.host}:{config.port}"
         why = os.strerror(error.errno) if error.errno else str(error)

@@ -123,13 +123,19 @@ def requests_of(harness: Harness, users: int) -> tuple[int, int]:
     return users * (_WARM_CYCLES + cycles + 1), users * _WARM_CYCLES
 
 
-@functools.lru_cache(maxsize=4096)
 def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> Traffic:
     """The users' requests; the mean lengths are exactly those asked for.
 
     For the steady state the users start over about one cycle of a server that takes 50 ms a token.
     """
     count, _ = requests_of(harness, users)
+    return (_kept if count <= _LARGE else _kept_large)(harness, lengths, users, count, seed)
+
+
+_LARGE = 8192  # requests: 4,096 times as many take 1 GB, 256 of 140,000 (20,000 users) as much
+
+
+def _made(harness: Harness, lengths: Lengths, users: int, count: int, seed: int) -> Traffic:
     rng = np.random.default_rng([seed, 20231])
     prompt = drawn(rng, lengths.prompt_tokens, lengths.prompt_spread, count, PROMPT_LIMIT_TOKENS)
     limit = max(harness.reserve_tokens or _ANSWER_LIMIT_TOKENS, math.ceil(lengths.output_tokens))
@@ -145,6 +151,10 @@ def traffic_of(harness: Harness, lengths: Lengths, users: int, *, seed: int) -> 
     think_s = rng.uniform(*harness.think_s, count)
     shared = _shared(harness.prefix_tokens // BLOCK_TOKENS, count)
     return Traffic(start_s, prompt, output, reserve, think_s, shared)
+
+
+_kept = functools.lru_cache(maxsize=4096)(_made)
+_kept_large = functools.lru_cache(maxsize=256)(_made)
 
 
 def _shared(blocks: int, count: int) -> Prefixes | None:
