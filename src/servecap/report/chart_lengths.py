@@ -40,7 +40,7 @@ def _histogram(lengths: Floats, what: str, name: str) -> Chart | None:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         canvas.stairs(ax, counts, edges - 0.5, 0, color=canvas.colour("teal"))
         room = max(1.0, 0.02 * (edges[-1] - edges[0]))
-        ax.set_xlim(max(0.0, edges[0] - room), edges[-1] + room)
+        ax.set_xlim(max(0.0, edges[0] - 0.5 - room), edges[-1] - 0.5 + room)
         ax.set_ylim(0, counts.max() * 1.08)
 
     rows = tuple(
@@ -51,7 +51,9 @@ def _histogram(lengths: Floats, what: str, name: str) -> Chart | None:
     return Chart(
         name=name,
         title=f"{what.capitalize()} per request",
-        caption=f"Mean {units.count(float(known.mean()))}, from {low:,.0f} to {high:,.0f}.",
+        caption=f"All {low:,.0f}."
+        if low == high
+        else f"Mean {units.count(float(known.mean()))}, from {low:,.0f} to {high:,.0f}.",
         table=Table(title="", columns=(Column(what), Column("requests")), rows=rows),
         draw=draw,
         small=True,
