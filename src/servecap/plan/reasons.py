@@ -98,11 +98,17 @@ def _limit(split: Split) -> str:
     return f"{used}, its nearest limit"
 
 
+def _engine(provenance: str) -> str:
+    """Whose prediction it is: a cell of our own names no file."""
+    own = provenance == "engine model"
+    return "the engine model" if own else f"an engine model ({provenance})"
+
+
 def warnings(split: Split, slo: Slo) -> tuple[str, ...]:
     """What a buyer must know of the chosen split's cell."""
     found: list[str] = []
     if split.origin == "predicted":
-        found.append(f"{split.name} is predicted by an engine model ({split.provenance})")
+        found.append(f"{split.name} is predicted by {_engine(split.provenance)}")
     if split.error_rate is not None and split.error_rate > NOTABLE_ERROR_RATE:
         found.append(f"{split.error_rate:.1%} of the requests failed at that load")
     if split.missing_nodes:
