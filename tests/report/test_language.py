@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -33,11 +34,18 @@ from servecap.scenario import (
     Lognormal,
     Measured,
     OpenLoop,
+    Replay,
     WorkloadSpec,
 )
 from servecap.summarize import summarize
+from servecap.workload import source as workloads
+from servecap.workload.builtin import BUILTINS
 
 CHAT = Path(__file__).resolve().parents[2] / "../shared/data/matrix_chat.csv"
+STEP = (  # parts of a decode step, as `predict.shares` names them
+    "host", "weights (bandwidth)", "matrices (compute)", "attention (bandwidth)", "interconnect",
+    "norms and activations (bandwidth)",
+)  # fmt: skip
 Input = dict[str, Any]
 
 
@@ -308,12 +316,72 @@ def test_names_are_not_translated() -> None:
          "搜索结束，因为它在 3 级负载之后被中断。"),
         ("One dot for each request. 3 slower requests above the chart.",
          "每点一个请求。另有 3 个更慢的请求在图外。"),
+        ("WORSE in tpot.mean, qps and e2e.p95; better in output_tps.",
+         "tpot.mean、qps、e2e.p95 更差；output_tps 更好。"),
+        ("WORSE in tpot.mean.", "tpot.mean 更差。"),
+        ("Better in tpot.mean and qps.", "tpot.mean、qps 更好。"),
+        ("At 24 users (think 1 to 3 s), m keeps qps: fast; over 7 requests in 3 s.",
+         "在 24 个用户（思考 1 至 3 s）下，m 满足 qps：fast；共 7 个请求，历时 3 s。"),
+        ("m on a40, TP2, chat: it is predicted, not measured; at 9 users the choice would be "
+         "a40 as 4 x TP2: measure it before you buy",
+         "m，a40, TP2, chat：这是预测值，而非实测；"
+         "若为 9 个用户，则应选 a40（4 x TP2）：购买前请先实测"),
         ("", ""),
     ],
 )  # fmt: skip
 def test_sentences(english: str, chinese: str) -> None:
     assert say(english, "zh") == chinese
     assert say(english, "en") == english
+
+
+WORKLOADS = [
+    *((name, {}) for name in (*BUILTINS, "fixed:40/50", "sessions:4x100/60", "own.jsonl")),
+    *((name, {"sessions": True}) for name in ("chat-en", "own.jsonl")),
+    ("trace.csv", {"replay": Replay()}),
+]
+
+
+@pytest.mark.parametrize(("source", "more"), WORKLOADS)
+def test_what_is_said_of_a_workload_is_there(
+    source: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    turn = [
+        {"from": "human", "value": "Why is the sky blue at noon?"},
+        {"from": "gpt", "value": "Because the air scatters blue light the most."},
+    ]
+    lines: list[dict[str, Any]] = [{"conversations": 2 * turn}, {"conversations": []}]
+    Path("own.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    Path("trace.csv").write_text("time_s,prompt_tokens,output_tokens\n0,9,9\n1.5,9,9\n")
+    note = workloads.load(WorkloadSpec(source=source, **more)).note
+    assert language.untold(f"{source}, answer length: data ({note})", "zh") == ""
+    assert figures(say(note, "zh")) == figures(note)
+
+
+def test_what_is_said_of_predicted_cells_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each note once for one cell, for two and for three; what binds as `answer` writes it."""
+    why = (
+        "KV memory (newcomers wait for it)",
+        "places (256 run at once, the rest waits)",
+        "prefill budget (4096 tokens of prompts, then up to 20 decode steps)",
+        *(f"waiting for a prefill and computing it; steps: {x}" for x in STEP),
+        *(f"{x}, 47% of a decode step" for x in STEP),
+    )
+    notes = (
+        *(f"what binds: ttft.mean<3s: {x}" for x in why),
+        "predicted from data sheets, with no measured rows: 80% interval 21 to 137 users; "
+        "calibrate the engine model to narrow it",
+        "not even one user is served within the SLO: there are no figures",
+        "0.14% of the requests are too long and refused",
+        "of 2 instances together, routed by least load",
+        "all prompts begin with the same 100 tokens, kept in a cache",
+        "the search ended at 500 users; it carries at least these",
+        "250 requests in all never keep more than 250 users at work; it carries at least these",
+    )
+    cell = msgspec.structs.replace(CELLS[0], origin="predicted", notes=notes)
+    cells = [msgspec.structs.replace(cell, tp=tp) for tp in (1, 2, 4)]
+    for many in (1, 2, 3):
+        hold({"cells": cells[:many]}, monkeypatch, drawn=False)
 
 
 def test_parts_of_a_mix_are_told_with_their_own_names() -> None:

@@ -30,6 +30,7 @@ Lang = Literal["en", "zh"]
 LANGS: tuple[str, ...] = get_args(Lang)
 
 _HOLE = re.compile(r"\{(\w+)([!#@&,;]?)\}")
+_FILLED = re.compile(r"\{(\w+)\}( ?)")
 _FIGURE = re.compile(r"[~<>]?-?\d([\d,.]*\d)?(e[+-]?\d+)?%?( (s|ms|us|min))?|n/a|\?")
 _ALIKE = re.compile(
     r"([~<>*=?]?[-+]?\d[\d,.]*%?|TP\d+|\bx\b|n/a|s|ms|us|min|h|tokens|[-+()<>=/~?*]|\s)*"
@@ -212,8 +213,10 @@ def _filled(pattern: Pattern, found: dict[str, str], lang: str, depth: int) -> t
             joint = "，"
         told[name] = joint.join(piece for piece, _ in said)
         unknown = unknown or next((u for _, u in said if u), "")
-    # Not str.format: a foreign text may hold braces.
-    return re.sub(r"\{(\w+)\}", lambda m: told[m[1]], pattern.target), unknown
+    # Not str.format: a foreign text may hold braces. A full-width bracket has its own blank.
+    return _FILLED.sub(
+        lambda m: told[m[1]] + ("" if told[m[1]].endswith("）") else m[2]), pattern.target
+    ), unknown
 
 
 def _items(text: str) -> list[str]:
