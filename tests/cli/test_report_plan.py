@@ -50,3 +50,13 @@ def test_two_plans_and_a_damaged_one_are_refused(stored: Path) -> None:
     damaged = invoke("report", str(bad)).exception
     assert isinstance(damaged, UsageError)
     assert "no plan of this version" in str(damaged)
+
+
+@pytest.mark.parametrize("command", ["plan", "report"])
+def test_a_page_that_cannot_be_written_is_told(stored: Path, command: str) -> None:
+    page = str(stored.with_name("none") / "p.html")
+    told = [str(stored)] if command == "report" else [str(stored.with_name("cells.csv")),
+                                                      "--users", "5000"]  # fmt: skip
+    found = invoke(command, *told, "--html", page)
+    assert isinstance(found.exception, UsageError), found.exception
+    assert "cannot be written: No such file" in str(found.exception)

@@ -166,3 +166,59 @@ def test_loads_of_one_place_and_loads_beyond_the_queue_are_no_capacities() -> No
              measured(tp=2, users=300, avg_output_tokens=150.0)]  # fmt: skip
     found, _ = rows.measured(cells, rules, tuning=TGI.tuning)
     assert [row.slo is None for row in found] == [True, True, False, True]
+
+
+@pytest.fixture(scope="module")
+def capacities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of a table that tells capacities, and neither TTFT nor TPOT."""
+    folder = tmp_path_factory.mktemp("capacities")
+    (folder / "cells.csv").write_text(f"{HEAD},max_users\n{ROW},150\n")
+    kept = folder / "p.json"
+    words = ["calibrate", str(folder / "cells.csv"), "--queue", "8", "--out", str(kept)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    return kept
+
+
+def test_a_place_whose_latencies_no_row_told_has_intervals(
+    capacities: Path, tmp_path: Path
+) -> None:
+    done = predict(tmp_path / "t.csv", f"{HEAD}\n{ROW}\n", "--profile", str(capacities), "--json")
+    (cell,) = cells(done)
+    assert cell["kind"] == "measured"
+    for figure in ("max_users", "ttft_s", "tpot_s", "requests_per_s"):
+        assert cell[figure]["low"] < cell[figure]["value"] < cell[figure]["high"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["parameters"]["gemm"].update(value=-1), "parameter gemm is -1, outside of"),
+        (lambda p: p["parameters"]["kv_room"].update(value=1e300), "kv_room is 1e\\+300"),
+        (lambda p: p.update(draws=[[0.1]]), "one of its draws does not tell"),
+        (lambda p: p["members"][0].update(logs=[]), "one of its members does not tell"),
+        (lambda p: p["members"][0].update(weight=0), "weights of its members"),
+    ],
+)
+def test_a_profile_that_no_fit_has_written_is_refused(
+    capacities: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    told = json.loads(capacities.read_text())
+    told["members"] = [{"weight": 1.0, "cycles": 3, "start_s": 0.0,
+                        "logs": [0.0] * len(told["parameters"])}]  # fmt: skip
+    kept = tmp_path / "p.json"
+    kept.write_text(json.dumps(told))
+    profile.load(kept)
+    change(told)
+    kept.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match=message):
+        profile.load(kept)
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_fit(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text(f"{HEAD},max_users\n{ROW},150\n")
+    words = ["calibrate", str(tmp_path / "cells.csv"), "--out", str(tmp_path / "no" / "p.json")]
+    done = CliRunner().invoke(cli, words)
+    assert isinstance(done.exception, UsageError)
+    assert "there is no folder" in str(done.exception)
+    assert "fitting" not in done.output

@@ -77,6 +77,8 @@ def command(**given: Any) -> int:
     from servecap.predict import profile, rows, runs, uncertainty, untold
 
     target = Path(given["out"])
+    if not target.parent.is_dir():  # told now, and not after the fit
+        raise UsageError(f"--out {str(target)!r}: there is no folder {str(target.parent)!r}")
     if not given["files"] and given["url"] is None:
         raise UsageError("say what to calibrate with: FILES, or --url of a server to probe")
     of_runs = [path for path in map(Path, given["files"]) if runs.folders_of(path)]

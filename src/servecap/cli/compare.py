@@ -103,14 +103,9 @@ def _told(
 
 def _draw(told: list[html.Compared], given: dict[str, Any]) -> None:
     """Write the page and the charts; stdout is the comparison's."""
-    from servecap.report import html
-
     page, lang = given["html"], given["lang"]
     if page:
-        try:
-            html.write_html(page, compared=told, title="servecap comparison", lang=lang)
-        except OSError as error:
-            raise UsageError(f"--html {page!r} cannot be written: {error.strerror}") from None
+        output.write_page(page, compared=told, title="servecap comparison", lang=lang)
     form = given["chart_format"]
     for line in output.write_charts(given["charts"], form, lang, compared=told):
         click.echo(line, err=True)

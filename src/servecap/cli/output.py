@@ -92,6 +92,20 @@ def writing(out: Path) -> Iterator[None]:
         ) from None
 
 
+def write_page(target: str | Path, **told: Any) -> None:
+    """The HTML page of what is told, as `report.html.write_html` takes it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from servecap.report import html
+
+    try:
+        html.write_html(target, **told)
+    except OSError as error:
+        raise UsageError(f"--html {str(target)!r} cannot be written: {error.strerror}") from None
+
+
 def write_charts(folder: str | None, form: str, lang: str, **told: Any) -> list[str]:
     """Write the charts of what is told, where a folder is given; a line for each, to be printed.
 

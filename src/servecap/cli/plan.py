@@ -141,7 +141,7 @@ def command(matrix: str, **given: Any) -> int:
       servecap plan cells.csv --users llama-13b=8000 --users llama-65b=500 --spare-nodes 1
       servecap plan cells.csv --registered 1000000 --activity 1% --supply nodes.yaml
     """
-    from servecap.report import html, tables
+    from servecap.report import tables
     from servecap.report.plan_text import plan_text
 
     if given["table"]:
@@ -150,7 +150,7 @@ def command(matrix: str, **given: Any) -> int:
     if given["table"]:
         tables.write_plan(Path(given["table"]), answer)
     if given["html"]:
-        html.write_html(
+        output.write_page(
             given["html"], cells=cells, plan=answer, title="Deployment plan", lang=given["lang"]
         )
     drawn = output.write_charts(

@@ -74,7 +74,7 @@ def command(paths: tuple[str, ...], **given: Any) -> int:
 def _report(paths: Sequence[str], given: dict[str, Any]) -> None:
     target = Path(given["html"]) if given["html"] else _default_page(paths[0])
     stored = read(paths)
-    write_page(stored, target, title=given["title"], lang=given["lang"])
+    output.write_page(target, **stored.parts(), title=given["title"], lang=given["lang"])
     lines = output.write_charts(
         given["charts"], given["chart_format"], given["lang"], **stored.parts()
     )
@@ -85,20 +85,6 @@ def _report(paths: Sequence[str], given: dict[str, Any]) -> None:
         return
     _print(stored)
     click.echo("\n".join(["", f"written: {target}", *lines]))
-
-
-def write_page(stored: Stored, target: Path, *, title: str, lang: str) -> None:
-    """The HTML page of what was stored.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    from servecap.report import html
-
-    try:
-        html.write_html(target, **stored.parts(), title=title, lang=lang)
-    except OSError as error:
-        raise UsageError(f"--html {str(target)!r} cannot be written: {error.strerror}") from None
 
 
 def _default_page(first: str) -> Path:

@@ -251,4 +251,27 @@ def load(path: Path) -> Profile:
     if known != set(expected):
         wrong = ", ".join(sorted(known ^ set(expected)))
         raise UsageError(f"profile {str(path)!r} lacks or has too many parameters: {wrong}")
+    why = _damaged(profile)
+    if why is not None:
+        raise UsageError(f"profile {str(path)!r} is damaged: {why}; calibrate again")
     return profile
+
+
+def _damaged(profile: Profile) -> str | None:
+    """What in the profile no fit can have written."""
+    for name, p in profile.parameters.items():
+        if not 0 < p.low * (1 - 1e-9) <= p.value <= p.high * (1 + 1e-9) < math.inf:
+            return f"parameter {name} is {p.value:g}, outside of {p.low:g} to {p.high:g}"
+    many = len(profile.parameters)
+    for what, logs in (
+        *(("draws", logs) for logs in profile.draws),
+        *(("members", member.logs) for member in profile.members),
+    ):
+        if len(logs) != many or not all(abs(x) < _LOG_MOST for x in logs):
+            return f"one of its {what} does not tell its {many} parameters"
+    if any(not 0 < member.weight <= 1 + 1e-9 for member in profile.members):
+        return "the weights of its members are not within 0 and 1"
+    return None
+
+
+_LOG_MOST = 100.0

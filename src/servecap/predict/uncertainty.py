@@ -150,6 +150,10 @@ def spread_of(profile: Profile, kind: Kind, figure: str) -> Spread | None:
     """How far the truth may lie from that figure of a place of that kind.
 
     None: of a measured place's capacity nothing is known by itself; its limits' figures tell it.
+    A figure that no row of a measured place tells is as unsure as that of other models there.
     """
+    if kind == "measured" and figure != "max_users":
+        found = profile.spreads.get("measured", {}).get(figure)
+        return found if found is not None else spread_of(profile, "calibrated", figure)
     found = profile.spreads.get(kind, {}).get(figure)
     return found if found is not None or kind == "measured" else ASSUMED[figure]
