@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from statistics import pstdev
 
 import msgspec
 import pytest
@@ -121,6 +122,19 @@ def test_the_fit_finds_parameters_that_rows_can_tell() -> None:
     measured = rows[1].tpot_s
     assert measured is not None
     assert abs(after - measured) < abs(before - measured) / 4
+
+
+def test_the_links_of_one_machine_tell_little_of_anothers() -> None:
+    """An A30 machine whose PCIe carries a fifth: the A40's is not known by that, and said so."""
+    slow = changed(link_bus_pcie=TGI.parameters["link_bus_pcie"].value / 5)
+    rows = [row("a30", tp, users, slow) for tp, users in [(4, 10), (4, 60), (8, 10), (8, 80)]]
+    known = uncertainty.with_spreads(calibrate.fit(rows, TGI, name="slow"))
+    a30, a40 = (place("llama-13b", name, 4).gpu for name in ("a30", "a40"))
+    assert known.tuning(a30).efficiency.link_bus < 0.35
+    assert known.tuning(a40).efficiency.link_bus > 0.7
+    there = [math.log(p.tuning(a30).efficiency.link_bus) for p in known.drawn()]
+    elsewhere = [math.log(p.tuning(a40).efficiency.link_bus) for p in known.drawn()]
+    assert pstdev(elsewhere) > 3 * pstdev(there)
 
 
 def test_leaving_rows_out_of_the_fit_is_about_a_fit_without_them() -> None:

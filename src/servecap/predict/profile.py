@@ -85,8 +85,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The parameters for places with that GPU: its fabric decides which link ones count."""
         value = {name: parameter.value for name, parameter in self.parameters.items()}
         fabric = "pcie" if gpu.fabric == "pcie" else "nvlink"
-        own_latency = value.get(f"link_latency:{gpu.name}", 1.0)
-        own_bus = value.get(f"link_bus:{gpu.name}", 1.0)
+        own_latency = value.get(f"link_latency:{gpu.name}", value.get(f"link_latency:{OTHER}", 1.0))
+        own_bus = value.get(f"link_bus:{gpu.name}", value.get(f"link_bus:{OTHER}", 1.0))
         shape = [value.get(_at(tokens, gpu)) for tokens in SHAPE_TOKENS]
         return Tuning(
             efficiency=Efficiency(
@@ -145,8 +145,9 @@ def prior(engine: EngineKind) -> Profile:
     """What is known without a single run of the service: data sheets, kernels, other engines.
 
     Sources: servecap.engine.cost for the values. The spreads say how far the sources behind each
-    value lie apart: kernels differ by a quarter, the hosts' all-reduce and the time of eager
-    Python by a factor of two, front ends of ten machines with the same vLLM by four.
+    value lie apart: kernels and what NCCL makes of a fabric differ by a quarter, the time of eager
+    Python by a factor of two, front ends of ten machines with the same vLLM by four. What the links
+    of two machines of one kind differ by is not here but in `with_own`: it tells nothing of others.
     """
     host = host_cost(engine)
     # Of the others it is in what is known of their prompts' time already.
@@ -159,10 +160,10 @@ def prior(engine: EngineKind) -> Profile:
             "weight_read_share": _parameter(WEIGHT_READ_SHARE, 0.15, 0.3, 0.95),
             "kv_read_share": _parameter(KV_READ_SHARE, 0.4, 0.05, 0.95),
             "attention_flops_share": _parameter(0.5, 0.4, 0.05, 0.9),
-            "link_latency_pcie": _parameter(1.0, 0.7, 0.2, 20.0),
-            "link_latency_nvlink": _parameter(1.0, 0.7, 0.2, 20.0),
-            "link_bus_pcie": _parameter(1.0, 0.6, 0.05, 2.0),
-            "link_bus_nvlink": _parameter(1.0, 0.4, 0.05, 1.5),
+            "link_latency_pcie": _parameter(1.0, 0.25, 0.2, 20.0),
+            "link_latency_nvlink": _parameter(1.0, 0.25, 0.2, 20.0),
+            "link_bus_pcie": _parameter(1.0, 0.25, 0.05, 2.0),
+            "link_bus_nvlink": _parameter(1.0, 0.25, 0.05, 1.5),
             "host_step_s": _parameter(host.step_s, 0.6, 1e-5, 0.1),
             "host_sequence_s": _parameter(host.sequence_s, 0.8, 1e-7, 0.005),
             "layer_floor_s": _parameter(host.layer_floor_s, 0.4, 1e-6, 0.005),
@@ -178,6 +179,8 @@ def prior(engine: EngineKind) -> Profile:
     )
 
 
+OTHER = "other"  # machine than those with rows
+
 SHAPE_TOKENS = tuple(2**k for k in range(11))  # of a step; the knots of `Efficiency.shape`
 
 
@@ -189,7 +192,8 @@ def with_own(profile: Profile, places: Iterable[Place]) -> Profile:
     """*profile* with parameters that belong to one kind of GPU or machine: "what:GPU".
 
     Links: two hosts with the same cards differ up to ten times in what their PCIe carries, and no
-    data sheet tells; so each GPU's machine may depart from its fabric, if its rows say so.
+    data sheet tells; so each GPU's machine may depart from its fabric, if its rows say so. Those of
+    a machine without rows (`OTHER`) are not known, and its predictions are as unsure as that.
 
     A user's own data sheet: what is known of the built-in GPUs, that large matrices reach 0.4 to
     0.85 of the peak and that utilisation bends like a root of squares (to 3 to 7%), was measured
@@ -198,12 +202,13 @@ def with_own(profile: Profile, places: Iterable[Place]) -> Profile:
     standard deviation, and the time of a step may bend with its tokens as it likes, by a factor
     of 2 from each knot to what the roofline says.
     """
+    places = list(places)
+    machines = {place.gpu.name for place in places if place.tp > 1}
     own: dict[str, Parameter] = {}
-    for place in places:
-        gpu = place.gpu
-        if place.tp > 1:
-            own[f"link_latency:{gpu.name}"] = _parameter(1.0, 0.8, 0.02, 30.0)
-            own[f"link_bus:{gpu.name}"] = _parameter(1.0, 0.8, 0.02, 1.5)
+    for machine in (*sorted(machines), OTHER):
+        own[f"link_latency:{machine}"] = _parameter(1.0, 0.8, 0.02, 30.0)
+        own[f"link_bus:{machine}"] = _parameter(1.0, 0.8, 0.02, 1.5)
+    for gpu in (place.gpu for place in places):
         if gpu.of_user:
             for what in ("matrices", "attention"):
                 own[f"{what}:{gpu.name}"] = _parameter(1.0, 2.0, 0.002, 500.0)
