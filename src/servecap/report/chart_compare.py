@@ -33,12 +33,15 @@ def change_chart(found: Comparison, name: str) -> Chart | None:
     if not rows:
         return None
     seen = {row.outcome for row in rows}
+    left, side = _ends(rows)
+    cut = any((row.low or 0.0) < left or (row.high or 0.0) > side for row in rows)
     words = {"better": "better", "worse": "WORSE", "no difference shown": "no difference shown"}
     return Chart(
         name=f"{name}-changes",
         title="Change of each figure, with its interval",
         caption="A bar that leaves out 0 shows a difference; the others may be noise. The error "
-        "rate is in percentage points.",
+        "rate is in percentage points."
+        + (" A bar that reaches an edge goes on beyond it." if cut else ""),
         keys=tuple(Key(words[o], c, "dot") for o, c in _COLOURS.items() if o in seen),
         table=Table(
             title="",
@@ -50,12 +53,17 @@ def change_chart(found: Comparison, name: str) -> Chart | None:
     )
 
 
-def _draw_changes(canvas: Canvas, rows: Sequence[Change]) -> None:
-    (ax,) = canvas.panels([""], "change, %", left_px=88)
+def _ends(rows: Sequence[Change]) -> tuple[float, float]:
+    """Where the chart begins and ends, as changes."""
     told = (x for row in rows for x in (row.change, row.low, row.high))
     known = [abs(x) for x in told if x is not None and math.isfinite(x)]
     side = min(_WIDEST, max([_NARROWEST, *known])) * 1.05
-    left = max(-side, _LEAST * 1.05)
+    return max(-side, _LEAST * 1.05), side
+
+
+def _draw_changes(canvas: Canvas, rows: Sequence[Change]) -> None:
+    (ax,) = canvas.panels([""], "change, %", left_px=88)
+    left, side = _ends(rows)
     for y, row in enumerate(rows):
         colour = _COLOURS.get(row.outcome, "grey")
         low, high = max(left, row.low or 0.0), min(side, row.high or 0.0)
