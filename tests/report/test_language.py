@@ -15,6 +15,7 @@ import synthetic
 from test_html import CELLS, Page, found
 
 from servecap import slo as slos
+from servecap.cell import Capacity
 from servecap.errors import UsageError
 from servecap.matrix.table import read_csv
 from servecap.metrics import PartFigures
@@ -369,8 +370,8 @@ def test_what_is_said_of_predicted_cells_is_there(monkeypatch: pytest.MonkeyPatc
     )
     notes = (
         *(f"what binds: ttft.mean<3s: {x}" for x in why),
-        "predicted from data sheets, with no measured rows: 80% interval 21 to 137 users; "
-        "calibrate the engine model to narrow it",
+        "predicted from data sheets, with no measured rows: calibrate the engine model to narrow "
+        "the 80% interval",
         "not even one user is served within the SLO: there are no figures",
         "0.14% of the requests are too long and refused",
         "of 2 instances together, routed by least load",
@@ -378,7 +379,8 @@ def test_what_is_said_of_predicted_cells_is_there(monkeypatch: pytest.MonkeyPatc
         "the search ended at 500 users; it carries at least these",
         "250 requests in all never keep more than 250 users at work; it carries at least these",
     )
-    cell = msgspec.structs.replace(CELLS[0], origin="predicted", notes=notes)
+    capacity = Capacity(users=83, users_low=21, users_high=1370)
+    cell = msgspec.structs.replace(CELLS[0], origin="predicted", notes=notes, capacity=capacity)
     cells = [msgspec.structs.replace(cell, tp=tp) for tp in (1, 2, 4)]
     for many in (1, 2, 3):
         hold({"cells": cells[:many]}, monkeypatch, drawn=False)

@@ -82,10 +82,9 @@ def _notes(found: Answer) -> tuple[str, ...]:
     capacity = _capacity(found)
     if capacity is None:
         return ()
-    top = "?" if capacity.users_high is None else capacity.users_high
     known = (
-        f"predicted from data sheets, with no measured rows: {found.interval_share:.0%} interval "
-        f"{capacity.users_low} to {top} users; calibrate the engine model to narrow it"
+        "predicted from data sheets, with no measured rows: calibrate the engine model to narrow "
+        f"the {found.interval_share:.0%} interval"
     )
     if not capacity.users:
         return ("not even one user is served within the SLO: there are no figures", known)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from servecap.cell import Cell
+from servecap.cell import Capacity, Cell
 from servecap.errors import UsageError
 from servecap.metrics import Summary
 from servecap.plan.answer import Plan
@@ -68,7 +69,7 @@ def plan_headline(plan: Plan) -> Headline:
         plain = f"{plain} {answers[0]}."
     elif not answers:
         plain = f"No plan for {units.clean(plan.demand.text)} can be made from the cells given."
-    slo = units.clean(plan.slo).replace(",", ", ")
+    slo = _spaced(units.clean(plan.slo))
     return Headline(
         badge="PLAN",
         tone="neutral",
@@ -76,6 +77,11 @@ def plan_headline(plan: Plan) -> Headline:
         quote=f"Scenario {units.clean(plan.scenario, 80)}, SLO {slo}.",
         todo=tuple(answers) if len(answers) > 1 else (),
     )
+
+
+def _spaced(text: str) -> str:
+    """With a blank behind each limit of an SLO, so that a narrow screen breaks the line there."""
+    return re.sub(r",(?=[a-z])", ", ", text)
 
 
 def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
@@ -103,7 +109,7 @@ def search_headline(search: SearchResult, runs: Runs = ()) -> Headline:
         badge="UNSURE" if unsure else f"CAPACITY {least}{capacity.users:,}",
         tone="unsure" if unsure else "fail" if capacity.users == 0 else "pass",
         plain=plain,
-        quote=units.clean(search_text.headline(search)),
+        quote=_spaced(units.clean(search_text.headline(search))),
         todo=(figures + units.clean(search_text.meaning(search), 1000),),
     )
 
@@ -125,7 +131,7 @@ def rate_headline(result: RateResult, runs: Runs = ()) -> Headline:
         badge="UNSURE" if unsure else f"CAPACITY {least}{named}/s",
         tone="unsure" if unsure else "fail" if nothing else "pass",
         plain=plain,
-        quote=units.clean(rate_text.headline(result)),
+        quote=_spaced(units.clean(rate_text.headline(result))),
         todo=(figures + units.clean(rate_text.meaning(result), 1200),),
     )
 
@@ -287,12 +293,22 @@ def matrix_table(cells: Sequence[Cell]) -> Table:
     )
 
 
+def _users(capacity: Capacity | None) -> str:
+    """The users; of a prediction with the interval in which they may lie."""
+    if capacity is None:
+        return units.UNKNOWN
+    if capacity.users_low is None:
+        return f"{capacity.users:,}"
+    high = "?" if capacity.users_high is None else f"{capacity.users_high:,}"
+    return f"{capacity.users:,} ({capacity.users_low:,} to {high})"
+
+
 def _cell_row(cell: Cell) -> tuple[str, ...]:
     return (
         units.clean(cell.model, 40),
         units.clean(gpu_label(cell), 30),
         str(cell.tp),
-        f"{cell.capacity.users:,}" if cell.capacity else units.UNKNOWN,
+        _users(cell.capacity),
         units.seconds(cell.ttft_s),
         units.seconds(cell.tpot_s),
         units.share(cell.error_rate),
