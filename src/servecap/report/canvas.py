@@ -48,6 +48,7 @@ _MARKERS: dict[Colour, str] = {name: f"#fe00{i + 1:02x}" for i, name in enumerat
 _NAMES = {marker: name for name, marker in _MARKERS.items()}
 
 FONT_PX = 11
+STEPS = (1, 2, 2.5, 5, 10)  # between ticks: 0, 0.6, 1.2 are hard to read between
 WIDE_PX, NARROW_PX, SMALL_PX = 860, 340, 340
 
 
@@ -122,8 +123,9 @@ class Canvas(msgspec.Struct, frozen=True):
         return axes
 
     def _ticks(self, ax: Axes, high_px: float, *, whole: bool) -> None:
-        ax.xaxis.set_major_locator(MaxNLocator(max(4, int(self.width_px / 85))))
-        ax.yaxis.set_major_locator(MaxNLocator(max(3, int(high_px / 38)), integer=whole))
+        across, up = max(4, int(self.width_px / 85)), max(3, int(high_px / 38))
+        ax.xaxis.set_major_locator(MaxNLocator(across, steps=STEPS))
+        ax.yaxis.set_major_locator(MaxNLocator(up, steps=STEPS, integer=whole))
         ax.xaxis.set_major_formatter(FuncFormatter(_tick))
         ax.yaxis.set_major_formatter(FuncFormatter(_tick))
 
