@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import synthetic
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from servecap.record import Outcome
 from servecap.report import canvas, chart_files
@@ -58,6 +60,35 @@ def test_an_svg_is_small_well_formed_and_takes_its_colours_from_the_page(
         assert links == ids, "a link leads nowhere, or an id is of no use"
         assert not ids & used, "two charts share an id"
         used |= ids
+
+
+def test_where_nobody_thinks_rows_are_requests() -> None:
+    """In an open loop each request is a user of its own, who does not think."""
+    chart = charts_of(synthetic.run(load=OpenLoop(rate_rps=8), end_s=20))["run-users"]
+    assert chart.title == "What each request was doing"
+    assert chart.table.columns[0].name == "request"
+    assert chart.caption.startswith("The first 40 requests, until")
+
+
+def steps_of(chart: Chart, width_px: int) -> list[float]:
+    """Between the first two ticks of each axis."""
+    found: list[float] = []
+
+    def save(to: io.BytesIO, figure: Figure) -> None:  # noqa: ARG001
+        axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+        found.extend(float(np.diff(axis.get_majorticklocs())[0]) for axis in axes)
+
+    canvas.render(chart, width_px, canvas.LIGHT, save, io.BytesIO(), vector=True)
+    return found
+
+
+def test_ticks_stand_at_round_figures(charts: dict[str, Chart]) -> None:
+    """1, 2, 2.5 and 5 times a power of ten apart, on each axis of figures."""
+    for name in ("run-load", "run-time-ttft", "run-time-tpot", "run-ecdf-e2e"):
+        for width_px in (canvas.WIDE_PX, canvas.NARROW_PX):
+            for step in steps_of(charts[name], width_px):
+                mantissa = step / 10 ** math.floor(math.log10(step) + 1e-9)
+                assert min(abs(mantissa - x) for x in canvas.STEPS) < 1e-6, (name, step)
 
 
 def test_the_same_chart_gives_the_same_svg(charts: dict[str, Chart]) -> None:

@@ -9,7 +9,7 @@ from servecap.report import series, units
 from servecap.report.canvas import Canvas, Chart, Colour, Key
 from servecap.report.chart_data import TABLE_BINS, Data, span
 from servecap.report.table import Column, Table
-from servecap.scenario import ClosedLoop
+from servecap.scenario import ClosedLoop, OpenLoop
 from servecap.stats import Floats
 
 _ERROR_COLOURS: tuple[Colour, ...] = ("red", "amber", "violet", "blue", "teal", "grey")
@@ -85,31 +85,34 @@ def _draw_load(canvas: Canvas, told: Data, edges: Floats, values: dict[str, Floa
 
 
 def gantt_chart(told: Data, name: str) -> Chart:
-    """What the first users were doing: waiting, streaming, thinking."""
+    """What the first users were doing: waiting, streaming, thinking.
+
+    Where requests come by themselves each is a user of its own, and is called a request.
+    """
     phases = series.phases(told.records, start_s=told.start_s)
     rows = len(phases.users)
-    keys = [
-        Key("waiting for the first token", "amber", "area"),
-        Key("streaming", "blue", "area"),
-        Key("thinking", "grey"),
-    ]
+    load = told.run.scenario.load
+    one = "request" if isinstance(load, OpenLoop) and not load.of_sessions else "user"
+    keys = [Key("waiting for the first token", "amber", "area"), Key("streaming", "blue", "area")]
+    if phases.thinking:
+        keys.append(Key("thinking", "grey"))
     if phases.failed:
         keys.append(Key("failed", "red", "dot"))
     cut = " (cut there)" if phases.end_s < told.end_s - 1e-6 else ""
-    who = f"The first {rows} users" if rows > 1 else "The only user"
+    who = f"The first {rows} {one}s" if rows > 1 else f"The only {one}"
     return Chart(
         name=f"{name}-users",
-        title="What each user was doing",
+        title=f"What each {one} was doing",
         caption=f"{who}, until {units.clock(phases.end_s)}{cut}.",
         keys=tuple(keys),
-        table=_phase_rows(phases),
-        draw=lambda canvas: _draw_gantt(canvas, phases, told.start_s),
+        table=_phase_rows(phases, one),
+        draw=lambda canvas: _draw_gantt(canvas, phases, one, told.start_s),
         height_px=min(440, 80 + 9 * max(rows, 4)),
     )
 
 
-def _draw_gantt(canvas: Canvas, phases: series.Phases, start_s: float) -> None:
-    (ax,) = canvas.panels(["user"], "seconds since the run's start")
+def _draw_gantt(canvas: Canvas, phases: series.Phases, one: str, start_s: float) -> None:
+    (ax,) = canvas.panels([one], "seconds since the run's start")
     rows = len(phases.users)
     px = max(2.0, min(9.0, (canvas.height_px - 60) / max(rows, 1) - 2))
     canvas.bars(ax, phases.thinking, "grey", max(1.0, px / 4))
@@ -125,7 +128,7 @@ def _draw_gantt(canvas: Canvas, phases: series.Phases, start_s: float) -> None:
     ax.set_yticks(range(0, rows, step), [str(user) for user in phases.users[::step]])
 
 
-def _phase_rows(phases: series.Phases) -> Table:
+def _phase_rows(phases: series.Phases, one: str) -> Table:
     totals = np.zeros((len(phases.users), 3))
     for column, segments in enumerate((phases.waiting, phases.streaming, phases.thinking)):
         for begin_s, end_s, row in segments:
@@ -133,7 +136,7 @@ def _phase_rows(phases: series.Phases) -> Table:
     rows = tuple(
         (str(user), *(f"{t:,.1f}" for t in totals[row])) for row, user in enumerate(phases.users)
     )
-    names = ("user", "waiting, s", "streaming, s", "thinking, s")
+    names = (one, "waiting, s", "streaming, s", "thinking, s")
     return Table(title="", columns=tuple(map(Column, names)), rows=rows)
 
 
