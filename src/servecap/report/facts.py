@@ -196,8 +196,8 @@ def system_table(run: Run, summary: Summary) -> Table:
         *_retries(run, summary),
         (
             "requests",
-            f"{summary.requests:,} ended in the window, {summary.requests_ok:,} of them well;"
-            f" {summary.requests_censored:,} still running at the end (in no figure)",
+            f"{summary.requests:,} ended in the window, {summary.requests_ok:,} of them"
+            f" successfully; {summary.requests_censored:,} still running at the end (in no figure)",
         ),
         ("token counts", _token_sources(run, summary)),
     ]

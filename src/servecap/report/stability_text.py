@@ -35,6 +35,6 @@ def stability_table(summary: Summary) -> Table | None:
 
 
 def _drift(found: Drift) -> str:
-    said = "significant" if found.significant else "none that is surely there"
+    said = "significant" if found.significant else "not significant"
     low, high = found.low_share, found.high_share
     return f"{found.change_share:+.1%} (95%: {low:+.1%} to {high:+.1%}): {said}"
