@@ -297,7 +297,8 @@ def batch_error(values: Sequence[float] | Floats) -> float | None:
     correlated with their neighbours it is widened as for a first-order autoregressive process,
     and for the few batches by the spread of Student's t. Few means tell their correlation and
     their spread too small, since they are held against their own mean: both are put right.
-    Meant for weighing one level against another rather than for an interval of its own.
+    Meant for weighing one level against another rather than for an interval of its own;
+    bench/find/errors.py holds it against the truth.
 
     Source:
         Law & Kelton, Simulation modeling and analysis, section 9.5 (batch means and the

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "find"))
 playing: Any = importlib.import_module("playing")
 rules: Any = importlib.import_module("rules")
 truth: Any = importlib.import_module("truth")
+errors: Any = importlib.import_module("errors")
 
 USERS = 12
 SERVER = playing.Server(
@@ -129,3 +130,29 @@ def test_a_search_on_a_played_server_meets_its_truth(told: Any) -> None:
     assert found.high is not None
     assert found.high >= told.low
     assert found.user_s > 0
+
+
+def test_errors_tells_whether_windows_see_their_own_scatter() -> None:
+    rng = np.random.default_rng(1)
+    windows = [3 + rng.standard_normal(400) for _ in range(80)]
+    claimed, held, _ = errors.told(windows, np.zeros((80, 0)))
+    assert 0.9 < claimed < 1.4
+    assert held > 0.93
+    # Each window is as a whole off by what its mean length was: nothing within it shows that.
+    lengths = rng.standard_normal((80, 2))
+    moved = [x + 0.2 * length for x, length in zip(windows, lengths[:, 0], strict=True)]
+    claimed, held, explained = errors.told(moved, lengths)
+    assert claimed < 0.4
+    assert held < 0.6
+    assert 0.85 < explained < 1
+
+
+def test_errors_knows_the_lengths_of_what_it_counts() -> None:
+    cut = list(errors._cut(SERVER, USERS, 60, 0))
+    assert len(cut) == errors.WINDOWS
+    means = np.array([mean for _, mean in cut]).mean(axis=0)
+    asked = SERVER.asked.lengths
+    assert means == pytest.approx([asked.prompt_tokens, asked.output_tokens], rel=0.15)
+    # A prompt of twice the length takes longer to read: a window of long ones is slower.
+    ttft_s = [seen["ttft"].mean() for seen, _ in cut]
+    assert np.corrcoef(ttft_s, [mean[0] for _, mean in cut])[0, 1] > 0.5
