@@ -15,7 +15,7 @@ from servecap.report.search_text import search_text
 from servecap.scenario import ClosedLoop, Load, OpenLoop, Scenario, StopRule
 from servecap.schedule import Ramp
 from servecap.search import rate
-from servecap.search.rate import SATURATION, RateResult, find_rate
+from servecap.search.rate import SATURATION, RateResult, find_rate, first_rate
 
 MANY = Queue(slots=24, service_s=0.6, cv=1.0)  # answers 40/s at most
 ASKED = Scenario(
@@ -172,6 +172,18 @@ def test_a_spent_budget_says_what_is_known() -> None:
     assert live.spent_s <= 61
     assert "budget" in found.stop_reason
     assert found.unsure is not None
+
+
+def test_a_short_budget_begins_where_it_has_time_for_enough_requests() -> None:
+    assert first_rate(ASKED, None) == first_rate(ASKED, 600.0) == 1.0
+    start = first_rate(ASKED, 45.0)
+    assert start == pytest.approx(2 * 60 / 15)
+
+    def found(start: float) -> RateResult:
+        return find_rate(Live(MANY, 0), ASKED, start=start, budget_s=45.0)
+
+    assert found(start).capacity.rate_rps > 0
+    assert found(1.0).capacity.rate_rps == 0
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ _MOST = 10_000
 @click.option(
     "--start",
     type=float,
-    help="Users of the first level.  [default: 8, or what the engine model expects; 1 request/s]",
+    help="Users of the first level.  [default: 8, or what the engine model expects; 1 request/s, "
+    "more where --budget is short]",
 )
 @click.option(
     "--gpu", help="The server's, such as a100-80gb: the engine model says where to start."
@@ -193,8 +194,12 @@ def _by_users(
 def _by_rate(
     given: dict[str, Any], bench: Bench, scenario: Scenario, out: Path
 ) -> tuple[RateResult, list[tuple[Run, Summary]]]:
+    from servecap.search import rate
+
     most = find_rate.MOST_RPS if given["max_rate"] is None else given["max_rate"]
-    start = min(find_rate.START_RPS, most) if given["start"] is None else given["start"]
+    start = given["start"]
+    if start is None:
+        start = min(rate.first_rate(scenario, given["budget"]), most)
     return find_rate.search_with(
         bench,
         scenario,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from servecap.scenario import Scenario
     from servecap.search.rate import RateLevel, RateResult
 
-START_RPS = 1.0
 MOST_RPS = 1000.0
 _OF_RATES = ("max_rate", "arrivals", "burstiness", "max_in_flight")
 _OF_USERS = ("max_users", "gpu", "ramp")
@@ -61,12 +60,12 @@ def check(given: dict[str, Any]) -> None:
 
 
 def scenario_of(given: dict[str, Any]) -> Scenario:
-    """The scenario of the search; the rate in it is where that starts.
+    """The scenario of the search; the rate in it is where that starts, or anything.
 
     Raises:
         UsageError: a number makes no sense.
     """
-    start = START_RPS if given["start"] is None else given["start"]
+    start = 1.0 if given["start"] is None else given["start"]
     if not 0 < start < float("inf"):
         raise UsageError(f"--start {start:g} must be more than 0 requests per second")
     return options.scenario(given, shapes.at_rate(given | {"rate": start, "schedule": None}))

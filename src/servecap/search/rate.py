@@ -25,6 +25,9 @@ from servecap.slo import Limit
 __all__ = ["SATURATION", "RateCapacity", "RateLevel", "RateResult", "find_rate"]
 
 
+START_RPS = 1.0
+
+
 class RateLevel(msgspec.Struct, frozen=True, kw_only=True):
     """One rate that was tried, and what it told.
 
@@ -60,11 +63,34 @@ class RateResult(msgspec.Struct, frozen=True, kw_only=True):
         return next((x for x in self.levels if x.valid and x.rate_rps == named), None)
 
 
+def first_rate(scenario: Scenario, budget_s: float | None) -> float:
+    """Requests/s to start with where nothing is known of the server.
+
+    Where the budget is short, a level at less would not see enough of them.
+    """
+    return max(START_RPS, _least_rps(scenario, budget_s))
+
+
+def _least(scenario: Scenario) -> int:
+    """Requests that tell something of a level."""
+    return min(least_requests(scenario.slo.limits), 2 * scenario.stop.requests)
+
+
+def _longest_s(scenario: Scenario, budget_s: float | None) -> float:
+    longest_s = scenario.stop.max_duration_s
+    return longest_s if budget_s is None else min(longest_s, budget_s / 3)
+
+
+def _least_rps(scenario: Scenario, budget_s: float | None) -> float:
+    """The smallest rate at which a level sees enough requests in its time."""
+    return 2 * _least(scenario) / _longest_s(scenario, budget_s)
+
+
 def find_rate(
     probe: Probe,
     scenario: Scenario,
     *,
-    start: float = 1.0,
+    start: float = START_RPS,
     max_rate: float = 1000.0,
     precision: float = 0.05,
     confidence: float = CONFIDENCE,
@@ -91,19 +117,17 @@ def find_rate(
         raise UsageError(f"--start {start:g} and --max-rate {max_rate:g} must be numbers")
     if budget_s is not None and not budget_s > 0:
         raise UsageError(f"--budget {budget_s:g} s must be more than 0 s")
-    least = min(least_requests(scenario.slo.limits), 2 * scenario.stop.requests)
-    longest_s = scenario.stop.max_duration_s
     search = RateSearch(
         start=start,
         most=max_rate,
-        smallest=min(start, 2 * least / longest_s),
+        smallest=min(start, _least_rps(scenario, budget_s)),
         precision=precision,
         confidence=confidence,
         requests=scenario.stop.requests,
-        least=least,
+        least=_least(scenario),
         arrivals_cv2=flow.arrivals_cv2(load),
         holds=holds(scenario.slo.limits),
-        longest_s=longest_s if budget_s is None else min(longest_s, budget_s / 3),
+        longest_s=_longest_s(scenario, budget_s),
         seed=rand.derive(scenario.seed, "search"),
     )
     unit = Unit(
