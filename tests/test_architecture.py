@@ -311,3 +311,10 @@ def test_importing_the_command_line_is_light() -> None:
         "import what needs it inside the command that uses it "
         "(python -X importtime -c 'import servecap.cli' shows the way)"
     )
+
+
+def test_modules_of_benches_have_names_that_no_test_helper_has() -> None:
+    """Tests import both by their bare names: whichever came first would stand for the other."""
+    benches = {path.stem for path in (ROOT / "bench").rglob("*.py")} - {"__main__"}
+    helpers = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert benches & helpers <= {"llama"}  # the bench of that name is imported by no test

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played import play, requests
+from playback import play, requests
 
 from servecap.load import OpenArrivals, feed_for
 from servecap.scenario import OpenLoop, Scenario

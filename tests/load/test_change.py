@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played import record_of, requests
+from playback import record_of, requests
 
 from servecap.load import Feed, OpenArrivals, TraceArrivals, Users, change
 from servecap.record import Arrival

@@ -6,7 +6,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 import pytest
-from played import play, record_of
+from playback import play, record_of
 
 from servecap.engine.spec import EngineSpec
 from servecap.level import turned_away

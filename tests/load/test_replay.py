@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from played import play
+from playback import play
 
 from servecap.engine.spec import EngineSpec
 from servecap.load import feed_for

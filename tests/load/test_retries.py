@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played import play, record_of, requests
+from playback import play, record_of, requests
 
 from servecap.load import Feed, OpenArrivals, Retries, Users, change, feed_for
 from servecap.load.retries import ASKED_MOST_S, FIRST_PAUSE_S, PAUSE_MOST_S, SPREAD

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played import play, requests
+from playback import play, requests
 
 from servecap import schedule
 from servecap.load import OpenArrivals

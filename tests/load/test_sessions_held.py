@@ -8,7 +8,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 import pytest
-from played import play
+from playback import play
 
 from servecap.load import Users
 from servecap.load.think import think_s

@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from played import play, record_of, requests
+from playback import play, record_of, requests
 
 from servecap.load import Users, feed_for
 from servecap.record import Arrival
