@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from servecap import slo
+from servecap.cell import Capacity, Cell
 from servecap.cli import cli
+from servecap.matrix import files
 from servecap.matrix.check import Finding, check
+from servecap.matrix.journal import JOURNAL, Entry, append
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data/matrix_chat.csv"
 HEAD = (
@@ -142,6 +145,17 @@ def test_units_in_brackets_and_chinese_headings_are_read(tmp_path: Path) -> None
     assert done.stdout.startswith("1 cell, 1 finding\n")
     assert "breaks ttft.mean<3s: 4 s is 33.3% over" in done.stdout
     assert "column 'colour' is not known" in done.stderr
+
+
+def test_a_matrix_and_its_json_are_audited_like_a_table(tmp_path: Path) -> None:
+    cell = Cell(model="m", gpu="A", tp=1, scenario="chat", origin="measured", provenance="here",
+                capacity=Capacity(users=100, users_high=None), ttft_s=4.0, tpot_s=0.05)  # fmt: skip
+    files.write(tmp_path / "m.json", [cell])
+    append(tmp_path / JOURNAL, Entry(key="k", place="p", name="m", at_utc="", cell=cell))
+    for path in (tmp_path / "m.json", tmp_path):
+        done = CliRunner().invoke(cli, ["audit", str(path)])
+        assert done.exit_code == 0, done.output
+        assert "breaks ttft.mean<3s: 4 s is 33.3% over" in done.output
 
 
 def test_a_row_that_tells_no_users_is_held_against_the_rest_of_itself() -> None:

@@ -160,6 +160,20 @@ def test_rows_to_calibrate_with_that_cannot_be_are_left_out_with_the_reason() ->
     assert long == "t.csv, line 9: 3000 tokens a request, but A40 carries at most 2048 of llama-13b"
 
 
+def test_a_rate_of_nothing_is_no_rate_to_fit_to() -> None:
+    (row,), _ = rows.measured(
+        [measured(requests_per_s=0.0)], rows.Rules(slo=slos.DEFAULT), tuning=TGI.tuning
+    )
+    assert row.requests_per_s is None
+
+
+def test_a_matrix_without_cells_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"cells": []}')
+    done = CliRunner().invoke(cli, ["predict", "--cells", str(tmp_path / "m.json")])
+    assert isinstance(done.exception, UsageError)
+    assert "m.json: holds no cells" in str(done.exception)
+
+
 def test_loads_of_one_place_and_loads_beyond_the_queue_are_no_capacities() -> None:
     rules = rows.Rules(slo=slos.DEFAULT)
     cells = [measured(users=10), measured(users=20), measured(tp=2, users=30),

@@ -196,7 +196,7 @@ def audit(
 
     kept = path.path if isinstance(path, RunFound | SearchFound | RateFound) else Path(path)
     with _given(cli_audit.command, options | {"path": kept}) as given:
-        if kept.is_dir():
+        if kept.is_dir() and not cli_audit.is_matrix(kept):
             return Audited(0, (), tuple(cli_audit.runs(kept)))
         cells, findings = cli_audit.table_findings(kept, given)
         return Audited(cells, tuple(findings), ())

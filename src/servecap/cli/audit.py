@@ -60,7 +60,7 @@ class Audit(msgspec.Struct, frozen=True):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 def command(**given: Any) -> int:
-    """Hold a table (CSV), a run or a search against itself.
+    """Hold a table (CSV), a matrix, a run or a search against itself.
 
     Little's law, requests x lengths = tokens, times that cannot be, exchanged columns, broken
     SLOs and the tails of finite queues. Every finding says what the figure should be.
@@ -72,9 +72,16 @@ def command(**given: Any) -> int:
     Exits with 4 if something cannot be as it stands.
     """
     path = Path(given["path"])
-    if path.is_dir():
+    if path.is_dir() and not is_matrix(path):
         return _runs(path, as_json=given["as_json"])
     return _table(path, given)
+
+
+def is_matrix(path: Path) -> bool:
+    """Whether the folder is one that `servecap matrix` filled."""
+    from servecap.matrix.journal import JOURNAL
+
+    return (path / JOURNAL).is_file()
 
 
 def _table(path: Path, given: dict[str, Any]) -> int:
@@ -89,15 +96,18 @@ def _table(path: Path, given: dict[str, Any]) -> int:
 
 
 def table_findings(path: Path, given: dict[str, Any]) -> tuple[int, list[Finding]]:
-    """How many cells the table has, and what is wrong with them.
+    """How many cells the table (CSV, a matrix or its JSON) has, and what is wrong with them.
 
     Raises:
         UsageError: it cannot be read.
     """
     from servecap.cli.progress import say
-    from servecap.matrix import check, lines
+    from servecap.matrix import check, files, lines, table
 
-    text = lines.text_of(path)
+    if path.suffix.lower() == ".json" or path.is_dir():
+        text = table.to_csv(files.read(path).cells)
+    else:
+        text = lines.text_of(path)
     for header in lines.rows(text, name=str(path), required=check.NEEDED)[1]:
         say(f"note: {path}: column {header!r} is not known and was left out")
     return check.check(
@@ -206,7 +216,9 @@ def _folders(path: Path) -> list[Path]:
         return [path]
     found = sorted(p.parent for p in path.glob(f"*/{HEADER}"))
     if not found:
-        raise UsageError(f"{str(path)!r} holds no run: give a CSV file, or a folder of run or find")
+        raise UsageError(
+            f"{str(path)!r} holds no run: give a CSV file, or a folder of run, find or matrix"
+        )
     return found
 
 

@@ -208,6 +208,8 @@ def _table(path: Path) -> list[Cell]:
     table = files.read(path, loads=True)
     for warning in table.warnings:
         say(f"note: {warning}")
+    if not table.cells:
+        raise UsageError(f"{path}: holds no cells")
     return list(table.cells)
 
 

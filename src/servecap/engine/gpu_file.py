@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -57,4 +57,7 @@ def read(path: Path) -> GpuFile:
         return msgspec.convert(found, GpuFile)
     except msgspec.ValidationError as error:
         keys = ", ".join(GpuFile.__struct_fields__)
-        raise UsageError(f"GPU file {str(path)!r}: {error} (keys: {keys})") from None
+        raise UsageError(
+            f"GPU file {str(path)!r}: {error} (keys: {keys}; memory is hbm or gddr; fabric is one "
+            f"of {', '.join(get_args(Fabric))})"
+        ) from None

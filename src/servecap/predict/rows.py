@@ -243,7 +243,7 @@ def measured(
                 slo=slo_of(cell, rules) if loads[_place(cell)] == 1 and not short else None,
                 ttft_s=cell.ttft_s,
                 tpot_s=cell.tpot_s,
-                requests_per_s=cell.requests_per_s,
+                requests_per_s=cell.requests_per_s or None,  # 0: nothing was measured
                 label=f"{cell.model} on {cell.gpu}, TP{cell.tp}, {cell.scenario}",
             )
         )
