@@ -37,6 +37,15 @@ def test_every_option_says_what_it_is(name: str) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_numbers_within_a_range_are_finite(name: str) -> None:
+    for param in command(name).params:
+        if isinstance(param.type, click.FloatRange):
+            for text in ("nan", "inf"):
+                with pytest.raises(click.BadParameter):
+                    param.type(text, param, None)
+
+
 @pytest.mark.parametrize("name", ["run", "find", "plan"])
 def test_long_helps_are_grouped(name: str) -> None:
     grouped = command(name)

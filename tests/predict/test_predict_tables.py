@@ -94,7 +94,6 @@ def test_what_is_too_much_to_simulate_is_told(tmp_path: Path, row: str, message:
     [
         (["--tp", "0"], "--tp '0' is not a list of whole numbers from 1"),
         (["--tp", "2", "--prefix-tokens", "9000"], "prompts of 237 tokens cannot all begin"),
-        (["--tp", "2", "--prompt-tokens", "nan"], "do not fit into avg_context_tokens nan"),
     ],
 )
 def test_options_that_make_no_sense_are_told(arguments: list[str], message: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from servecap import slo as slos
 from servecap.cli import output
+from servecap.cli.param import Finite
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Audit(msgspec.Struct, frozen=True):
 )
 @click.option(
     "--think-mean",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=2.0,
     show_default=True,
     metavar="S",

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from servecap.cli import output
+from servecap.cli.param import Finite
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Stored = Union[tuple["Run", "Summary"], "Searched"]
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0.5, 0.9999),
+    type=Finite(0.5, 0.9999),
     default=0.95,
     show_default=True,
     help="That all intervals of a comparison hold.",

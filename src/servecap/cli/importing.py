@@ -9,6 +9,7 @@ import click
 
 from servecap import slo as slos
 from servecap.cli import output, progress
+from servecap.cli.param import Finite
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Named = list[tuple[str, "Found"]]
     type=click.IntRange(1),
     help="Requests kept in flight, where the file does not tell (or tells it wrongly).",
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests/s, likewise.")
+@click.option("--rate", type=Finite(min=0, min_open=True), help="Requests/s, likewise.")
 @click.option(
     "--slo", default=slos.DEFAULT_SLO_TEXT, show_default=True, help="Limits to judge it by."
 )
@@ -48,12 +49,12 @@ Named = list[tuple[str, "Found"]]
 @click.option("--model", help="The cell's model.  [default: as the file says]")
 @click.option("--gpu", help="The cell's GPU.")
 @click.option("--tp", type=click.IntRange(1), help="The cell's tensor-parallel degree.")
-@click.option("--gpu-memory-gb", type=click.FloatRange(min=0, min_open=True))
+@click.option("--gpu-memory-gb", type=Finite(min=0, min_open=True))
 @click.option("--interconnect", help="How the cell's GPUs are linked.")
 @click.option("--scenario", default="imported", show_default=True, help="The cell's scenario.")
 @click.option(
     "--think-mean",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=2.0,
     show_default=True,
     metavar="S",

@@ -10,7 +10,7 @@ import click
 
 from servecap.cli import output
 from servecap.cli.calibrate import TABLE_SLO, say_if_slow
-from servecap.cli.param import ENGINE
+from servecap.cli.param import ENGINE, Finite
 from servecap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="chat, chat-zh, docqa, docqa-zh, or fixed:IN/OUT (tokens, all alike).",
 )
-@click.option("--prompt-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
-@click.option("--output-tokens", type=click.FloatRange(1), help="Mean, instead of the scenario's.")
+@click.option("--prompt-tokens", type=Finite(1), help="Mean, instead of the scenario's.")
+@click.option("--output-tokens", type=Finite(1), help="Mean, instead of the scenario's.")
 @click.option(
     "--context",
     metavar="TOKENS",
