@@ -62,6 +62,7 @@ def test_options_become_a_load(given: dict[str, Any], load: OpenLoop | None) -> 
     ("given", "says"),
     [
         ({"rate": 0.0}, "--rate 0 must be more"),
+        ({"rate": 1e9}, "--rate 1e\\+09 must be at most 100,000 requests per second"),
         ({"rate": float("nan")}, "--rate nan must be more"),
         ({"rate": 2.0, "users": 3}, "--rate and --users contradict"),
         ({"rate": 2.0, "trace": "t"}, "--trace and --rate contradict"),

@@ -193,6 +193,9 @@ def open_loop(given: dict[str, Any]) -> OpenLoop | None:
     return with_think(load, given["think"]) if sessions else load
 
 
+_RATE_MOST = 100_000  # each second's arrivals are records, sent or not: more fill the memory
+
+
 def _ceiling(given: dict[str, Any]) -> int:
     return given["max_in_flight"] or OpenLoop(rate_rps=1).max_in_flight
 
@@ -210,6 +213,8 @@ def at_rate(given: dict[str, Any]) -> OpenLoop:
         rate = plan.rates_rps[0]
     elif not 0 < rate < math.inf:
         raise UsageError(f"--rate {rate:g} must be more than 0 requests per second")
+    if rate > _RATE_MOST:
+        raise UsageError(f"--rate {rate:g} must be at most {_RATE_MOST:,} requests per second")
     arrivals: Literal["poisson", "constant", "gamma"] = given["arrivals"] or (
         "poisson" if cv is None else "gamma"
     )
