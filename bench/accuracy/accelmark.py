@@ -129,7 +129,7 @@ def _served(
     Raises:
         UsageError: the model does not fit.
     """
-    running = int(float(r["max_num_seqs"])) if r["max_num_seqs"] else usual_running(kind)
+    running = int(float(r["max_num_seqs"])) if r["max_num_seqs"] else usual_running(kind, where.gpu)
     policy = _policy(kind, running, suite.context)
     room = kv_tokens(where.model, where.gpu, where.tp, step_tokens=suite.context, sequences=running)
     rng = np.random.default_rng(5797)

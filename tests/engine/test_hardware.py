@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from servecap.engine.hardware import GIB, gpu, gpus
+from servecap.engine.scheduler import ChunkedPrefill
+from servecap.engine.spec import EngineKind, EngineSpec, default_policy, usual_running
 from servecap.errors import UsageError
 
 
@@ -114,3 +116,18 @@ def test_a_gpu_file_that_makes_no_sense_is_told_in_one_line(
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="cannot be read"):
         gpu(str(tmp_path / "none.yaml"))
+
+
+def test_engines_take_more_at_once_on_large_gpus() -> None:
+    """vLLM's API server by its own rule: 70 GiB and more, but no A100."""
+    told = [("h100-sxm", 1024, 8192), ("a800-80gb", 1024, 8192), ("a100-80gb", 256, 2048),
+            ("l40s", 256, 2048)]  # fmt: skip
+    for name, running, step in told:
+        engines: tuple[EngineKind, ...] = ("vllm", "vllm-2025")
+        for engine in engines:
+            policy = default_policy(EngineSpec(model="llama-3-8b", gpu=name, engine=engine))
+            assert policy == ChunkedPrefill(
+                max_running=running, step_tokens=step, plans_ahead=engine == "vllm"
+            )
+    assert usual_running("sglang", gpu("l4")) == 2048
+    assert usual_running("vllm-2024", gpu("h100")) == 256

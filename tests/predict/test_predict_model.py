@@ -18,6 +18,7 @@ from servecap import slo as slos
 from servecap.cell import Cell
 from servecap.cli import cli
 from servecap.engine import fast
+from servecap.engine.hardware import gpu
 from servecap.errors import UsageError
 from servecap.predict import calibrate, profile, uncertainty
 from servecap.predict.answer import answer
@@ -305,24 +306,27 @@ def test_a_server_that_admits_by_tokens_lets_more_users_in() -> None:
     assert half.requests_per_s > whole.requests_per_s
 
 
+A30 = gpu("a30")
+
+
 def test_rows_are_read_as_their_columns_tell() -> None:
     cell = Cell(model="llama-13b", gpu="a30", tp=2, scenario="chat", origin="measured",
                 provenance="made up", avg_context_tokens=460.0)  # fmt: skip
     newer = msgspec.structs.replace(cell, avg_output_tokens=190.0)
     rules = Rules(slo=SLO)
-    older_h, newer_h = rules.harness(cell), rules.harness(newer)
+    older_h, newer_h = rules.harness(cell, A30), rules.harness(newer, A30)
     assert (older_h.queue, older_h.cycles, older_h.max_waiting_tokens) == (None, 5, 20)
     assert (newer_h.queue, newer_h.cycles, newer_h.max_waiting_tokens) == (250, None, 8)
-    steady = msgspec.structs.replace(rules, queue=0).harness(cell)
+    steady = msgspec.structs.replace(rules, queue=0).harness(cell, A30)
     assert (steady.queue, steady.cycles) == (None, None)
-    vllm = msgspec.structs.replace(rules, engine="vllm").harness(cell)
+    vllm = msgspec.structs.replace(rules, engine="vllm").harness(cell, A30)
     assert (vllm.queue, vllm.cycles) == (None, None)
 
 
 def test_more_tp_stops_paying_on_pcie_and_goes_on_paying_on_nvlink() -> None:
     # As the classic tables found: A40 (PCIe) against A100 (NVLink), from data sheets alone.
-    for gpu, said in (("a40", "more than TP2 does not pay"), ("a100-40gb", "goes on paying")):
-        row = [answer(case(gpu, tp), TGI, SLO, seeds=2) for tp in (2, 4, 8)]
+    for name, said in (("a40", "more than TP2 does not pay"), ("a100-40gb", "goes on paying")):
+        row = [answer(case(name, tp), TGI, SLO, seeds=2) for tp in (2, 4, 8)]
         assert said in conclusions(row)[0]
 
 

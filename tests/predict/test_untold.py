@@ -11,6 +11,7 @@ import pytest
 from servecap import slo as slos
 from servecap.cell import Cell
 from servecap.engine import fast
+from servecap.engine.hardware import gpu
 from servecap.predict import calibrate, profile, untold
 from servecap.predict.answer import answer
 from servecap.predict.calibrate import Measured
@@ -111,4 +112,4 @@ def test_tables_tell_their_settings_or_not(
         model="llama-13b", gpu="A40", tp=1, scenario="chat", avg_context_tokens=440,
         avg_output_tokens=180 if newer else None, origin="measured", provenance="t.csv:2",
     )  # fmt: skip
-    assert Rules(slo=SLO, **rules).harness(cell).untold is is_untold  # type: ignore[arg-type]
+    assert Rules(slo=SLO, **rules).harness(cell, gpu("a40")).untold is is_untold  # type: ignore[arg-type]

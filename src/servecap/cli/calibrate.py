@@ -42,7 +42,7 @@ TABLE_SLO = "ttft.mean<3.2s,tpot.mean<110ms"
 @click.option(
     "--max-running",
     type=click.IntRange(1),
-    help="Requests that the server computes at once. [default: 256, tgi: no limit; --url: as seen]",
+    help="Requests that the server computes at once. [default: the engine's own; --url: as seen]",
 )
 @probing.probe_options
 @click.option("--slo", default=TABLE_SLO, show_default=True, help="Of rows that name none.")

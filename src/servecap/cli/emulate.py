@@ -26,7 +26,9 @@ from servecap.cli.progress import say
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True, help="0: any free one.")
 @click.option("--model-name", help="Name that clients use.  [default: the model]")
-@click.option("--max-running", type=click.IntRange(1), help="[default: 256; tgi: no limit]")
+@click.option(
+    "--max-running", type=click.IntRange(1), help="[default: the engine's own on that GPU]"
+)
 @click.option("--prefix-cache", is_flag=True, help="What prompts share is computed once.")
 @click.option("--max-queue", type=click.IntRange(0), help="More waiting than this get HTTP 429.")
 @click.option("--speed", type=float, default=1.0, show_default=True, help="Faster than real time.")

@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-running",
     type=click.IntRange(1, 100_000),
-    help="Requests that are computed at once.  [default: 256; tgi: no limit]",
+    help="Requests that are computed at once.  [default: the engine's own on that GPU]",
 )
 @click.option("--max-waiting-tokens", type=click.IntRange(0, 1 << 20), help="TGI's setting.")
 @click.option(
@@ -161,7 +161,6 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
     import msgspec
 
     from servecap import slo as slos
-    from servecap.engine.spec import usual_running
     from servecap.predict.rows import Rules
 
     table = given["cells"] is not None
@@ -192,7 +191,7 @@ def _rules(given: dict[str, Any], known: Profile | None) -> Rules:
         )
     return msgspec.structs.replace(  # as `EngineSpec` has it: also in the matrix and the emulator
         rules,
-        max_running=most or usual_running(engine),
+        max_running=most,
         memory_share=0.9,
         max_batch_prefill_tokens=prefill or 4096,
         reserve_share=1.0,

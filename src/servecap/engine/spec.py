@@ -122,17 +122,23 @@ def build(spec: EngineSpec) -> Engine:
 
 
 def default_policy(spec: EngineSpec) -> Policy:
-    """The engine's own scheduler with its default settings."""
-    running = usual_running(spec.engine) if spec.max_running is None else spec.max_running
+    """The engine's own scheduler with its default settings on that GPU.
+
+    Raises:
+        UsageError: the GPU is unknown, or `max_running` out of range.
+    """
+    device = gpu(spec.gpu, memory_gb=spec.gpu_memory_gb)
+    running = usual_running(spec.engine, device) if spec.max_running is None else spec.max_running
     if running < 1:
         raise UsageError(f"max_running is {running}; it must be at least 1")
+    step = max(usual_step_tokens(spec.engine, device), running)
     match spec.engine:
         case "vllm":
-            return vllm_policy(max_running=running, step_tokens=max(2048, running))
+            return vllm_policy(max_running=running, step_tokens=step)
         case "vllm-2025":
-            return vllm_2025_policy(max_running=running, step_tokens=max(2048, running))
+            return vllm_2025_policy(max_running=running, step_tokens=step)
         case "llama.cpp":
-            return llama_cpp_policy(max_running=running, step_tokens=max(2048, running))
+            return llama_cpp_policy(max_running=running, step_tokens=step)
         case "tgi":
             return PrefillFirst(max_running=running)
         case "sglang":
@@ -143,13 +149,37 @@ def default_policy(spec: EngineSpec) -> Policy:
             return static_batching(max_running=running)
 
 
-def usual_running(engine: EngineKind) -> int:
-    """Requests that such an engine computes at once, if it is told nothing else.
+def usual_running(engine: EngineKind, device: Gpu) -> int:
+    """Requests that such an engine computes at once on that GPU, if it is told nothing else.
 
-    Source: vLLM's max_num_seqs, 256. TGI's router knows no such number (1.x): the tokens that fit
-    decide alone; 2000 are more than any machine here can hold.
+    Source: vLLM's max_num_seqs, 256, in V1 1024 on large GPUs (`EngineArgs.get_batch_defaults`).
+    SGLang takes 2048 and more, by its memory (`max_running_requests`). TGI's router knows no such
+    number (1.x): the tokens that fit decide alone; 2000 are more than any machine here can hold.
     """
-    return 2000 if engine == "tgi" else 256
+    match engine:
+        case "tgi":
+            return 2000
+        case "sglang":
+            return 2048
+        case "vllm" | "vllm-2025":
+            return 1024 if _large(device) else 256
+        case _:
+            return 256
+
+
+def usual_step_tokens(engine: EngineKind, device: Gpu) -> int:
+    """Tokens that such an engine computes in one step on that GPU, if it is told nothing else.
+
+    Source: as `usual_running`: vLLM's API server takes 8192 on large GPUs and 2048 on others.
+    """
+    if engine == "sglang":
+        return 8192
+    return 8192 if engine in ("vllm", "vllm-2025") and _large(device) else 2048
+
+
+def _large(device: Gpu) -> bool:
+    """By vLLM's own rule: 70 GiB and more, but no A100, where larger steps cost throughput."""
+    return device.memory_gib >= 70 and "A100" not in device.name
 
 
 def vllm_policy(*, max_running: int, step_tokens: int = 2048) -> ChunkedPrefill:

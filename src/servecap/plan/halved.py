@@ -70,7 +70,8 @@ def _scaled(cell: Cell, slo: Slo) -> Cell:
         cell.model, cell.gpu, cell.tp, memory_gb=cell.gpu_memory_gb,
         interconnect=cell.interconnect, weights=spec.weights, kv_dtype=spec.kv_dtype,
     )  # fmt: skip
-    tuning, harness = prior(spec.engine).tuning(on.gpu), harness_of(spec, think_s=_THINK_S)
+    named = msgspec.structs.replace(spec, gpu=cell.gpu, gpu_memory_gb=cell.gpu_memory_gb)
+    tuning, harness = prior(spec.engine).tuning(on.gpu), harness_of(named, think_s=_THINK_S)
     (users, at), (more, there) = (
         capacity(
             Case(place=on, lengths=tokens, harness=harness), tuning, slo, seeds=_SEEDS,

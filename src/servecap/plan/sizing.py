@@ -6,6 +6,7 @@ them against the SLO. Throughput is not, unless the demand is in requests per se
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import msgspec
 
 from servecap import slo as slos
 from servecap.cell import Capacity, Cell
+from servecap.engine.hardware import gpu
 from servecap.engine.spec import usual_running
 from servecap.errors import UsageError
 from servecap.plan import choice
@@ -293,7 +295,12 @@ def _max_running(cell: Cell) -> int | None:
         return None
     engine = cell.modelled.engine
     told: int | None = (engine.get("policy") or engine).get("max_running")
-    return usual_running(engine.get("engine", "vllm")) if told is None else told
+    if told is not None:
+        return told
+    with contextlib.suppress(UsageError):  # a GPU of the user's own, whose file is gone
+        device = gpu(engine["gpu"], memory_gb=engine.get("gpu_memory_gb"))
+        return usual_running(engine.get("engine", "vllm"), device)
+    return None
 
 
 def _users_at_peak(cell: Cell, need: int, demand: Demand) -> int | None:

@@ -246,7 +246,7 @@ def _spec(asked: Asked, cell: Cell) -> EngineSpec:
     )  # fmt: skip
     if cell.origin == "predicted":
         return default
-    most = max(usual_running(asked.engine), _capacity(cell))
+    most = max(usual_running(asked.engine, on), _capacity(cell))
     return msgspec.structs.replace(default, max_running=most)
 
 

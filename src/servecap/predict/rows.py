@@ -13,7 +13,7 @@ from servecap.cell import Cell
 from servecap.engine.hardware import Gpu
 from servecap.engine.model import KvDtype
 from servecap.engine.router import Routing
-from servecap.engine.spec import EngineKind
+from servecap.engine.spec import EngineKind, usual_running, usual_step_tokens
 from servecap.errors import UsageError
 from servecap.predict.calibrate import Measured
 from servecap.predict.figures import Case
@@ -85,7 +85,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_prefill_tokens: int = 32768
     reserve_tokens: int | None = None
     reserve_share: float = 0.5  # as LightLLM-like backends of that time
-    max_running: int = 2000  # tables do not tell: as good as no limit
+    # Tables do not tell: as good as no limit. None: the engine's own on the row's GPU.
+    max_running: int | None = 2000
     memory_share: float = 0.95
     prefix_tokens: int = 0
     instances: int = 1
@@ -93,8 +94,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None  # these two as `model` takes them, where rows do not say
     kv_dtype: KvDtype | None = None
 
-    def harness(self, cell: Cell) -> Harness:
+    def harness(self, cell: Cell, device: Gpu) -> Harness:
+        """Of that row, whose place has such GPUs."""
         newer = cell.avg_output_tokens is not None
+        running = self.max_running or usual_running(self.engine, device)
         told_little = self.engine == "tgi" and self.queue is None and not newer
         queue = self.queue if self.queue is not None else 250 if newer else 0
         waiting = self.max_waiting_tokens
@@ -109,10 +112,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             think_s=self.think_s,
             max_waiting_tokens=waiting,
             max_batch_prefill_tokens=self.max_batch_prefill_tokens,
-            step_tokens=8192 if self.engine == "sglang" else 2048,
+            step_tokens=usual_step_tokens(self.engine, device),
             reserve_tokens=self.reserve_tokens,
             reserve_share=self.reserve_share,
-            max_running=self.max_running,
+            max_running=running,
             memory_share=self.memory_share,
             prefix_tokens=self.prefix_tokens,
             instances=self.instances,
@@ -174,19 +177,16 @@ def case_of(cell: Cell, rules: Rules, share: float) -> Case:
             f"--prefix-tokens {rules.prefix_tokens}: prompts of {lengths.prompt_tokens:.0f} tokens "
             "cannot all begin with more"
         )
-    return Case(
-        place=place(
-            cell.model,
-            cell.gpu,
-            cell.tp,
-            memory_gb=cell.gpu_memory_gb,
-            interconnect=cell.interconnect,
-            weights=rules.weights,
-            kv_dtype=rules.kv_dtype,
-        ),
-        lengths=lengths,
-        harness=rules.harness(cell),
+    on = place(
+        cell.model,
+        cell.gpu,
+        cell.tp,
+        memory_gb=cell.gpu_memory_gb,
+        interconnect=cell.interconnect,
+        weights=rules.weights,
+        kv_dtype=rules.kv_dtype,
     )
+    return Case(place=on, lengths=lengths, harness=rules.harness(cell, on.gpu))
 
 
 def users_of(cell: Cell) -> int | None:
