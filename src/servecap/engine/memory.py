@@ -72,7 +72,7 @@ def kv_tokens(
     if tp < 1 or model.heads % tp:
         raise UsageError(
             f"tp {tp} does not divide the {model.heads} attention heads of {model.name}; "
-            f"possible: {', '.join(str(n) for n in _DEGREES if model.heads % n == 0)}"
+            f"possible: {', '.join(str(n) for n in range(1, 33) if model.heads % n == 0)}"
         )
     room = kv_room_bytes(
         model, gpu, tp, step_tokens=step_tokens, sequences=sequences, memory_share=memory_share

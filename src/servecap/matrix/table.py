@@ -61,6 +61,16 @@ def parse_csv(
     if not loads:
         _once_each(cells, found)
     warnings = [f"{name}: column {h!r} is not known and was left out" for h in ignored]
+    without = [
+        row.line
+        for cell, row in zip(cells, found, strict=True)
+        if cell.requests_per_s is None and row.number("requests_per_s") is not None
+    ]
+    if without:
+        warnings.append(
+            f"{name}: the requests/s of {len(without)} of {len(cells)} rows (the first on line "
+            f"{without[0]}) contradict their row and were left out; servecap audit says why"
+        )
     return Table(cells=tuple(cells), warnings=tuple(warnings))
 
 
