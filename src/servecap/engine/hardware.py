@@ -199,14 +199,14 @@ def _unknown(name: str, memory_gb: float | None) -> str:
 
 
 _MAKER = {"nvidia", "tesla", "geforce", "amd", "instinct", "huawei", "gpu"}
-_WORDS_MORE = {"generation", "blackwell", "server", "workstation", "edition"}  # one card each
+_TELL_NOTHING = {"generation", "blackwell", "server", "workstation", "edition"}  # of which card
 
 
 def _words(name: str) -> frozenset[str]:
     text = re.sub(r"\b(rtx|ascend)\s*-?(?=\w)", r"\1 ", name.lower())
     words = set()
     for word in re.findall(r"[a-z0-9]+", text):
-        if word in _MAKER | _WORDS_MORE or re.fullmatch(r"hbm\d*e?", word):
+        if word in _MAKER | _TELL_NOTHING or re.fullmatch(r"hbm\d*e?", word):
             continue
         word = re.sub(r"^sxm\d+$", "sxm", word)
         words.add(re.sub(r"^(\d+)(?:g|gib)$", r"\1gb", word))
