@@ -1,7 +1,8 @@
 """A result inside a notebook: the report's words and tables, in the notebook's own look.
 
-Plain elements with styles of their own. There is no id, style sheet or script that another output
-on the page could meet, and colours and fonts are the notebook's, so that its dark theme holds.
+Plain elements with styles of their own. There is no id, script or style sheet that another output
+on the page could meet (the one of a page's frame is kept to that frame), and colours and fonts are
+the notebook's, so that its dark theme holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ _LINES = (
     "white-space: pre; overflow-x: auto"
 )
 _CELL = "padding: .2em .8em; vertical-align: top"  # and centred or to the right in notebooks
+
+# A page in a frame is dark where its frame's `color-scheme` is. JupyterLab sets that of its theme
+# itself since 2024, and a frame inherits it; what else tells its theme is asked for it here.
+# `@scope` keeps the rules to this one frame.
+_THEMES = (
+    "@scope { :is(.vscode-dark, .vscode-high-contrast, [data-jp-theme-light=false]) :scope > iframe"
+    " { color-scheme: dark } :is(.vscode-light, .vscode-high-contrast-light,"
+    " [data-jp-theme-light=true]) :scope > iframe { color-scheme: light } }"
+)
 
 
 def in_lines(text: str) -> str:
@@ -79,16 +89,6 @@ def _row(table: Table, cells: Sequence[str], tag: str) -> str:
         f'white-space: {"normal" if i == last else "nowrap"}">{escape(cell)}</{tag}>'
         for i, (cell, column) in enumerate(zip(cells, table.columns, strict=True))
     )
-
-
-# A page in a frame is dark where its frame's `color-scheme` is. JupyterLab sets that of its theme
-# itself since 2024, and a frame inherits it; what else tells its theme is asked for it here.
-# `@scope` keeps the rules to this one frame.
-_THEMES = (
-    "@scope { :is(.vscode-dark, .vscode-high-contrast, [data-jp-theme-light=false]) :scope > iframe"
-    " { color-scheme: dark } :is(.vscode-light, .vscode-high-contrast-light,"
-    " [data-jp-theme-light=true]) :scope > iframe { color-scheme: light } }"
-)
 
 
 def framed(page: str) -> str:
